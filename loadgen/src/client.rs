@@ -1,0 +1,677 @@
+//! One connection's side of the protocol: bytes in, happenings and bytes out. No socket and no clock.
+//!
+//! Messages of the run are recognised by their stamp and read without parsing JSON; everything else, which is rare, is
+//! parsed in full.
+
+use std::sync::Arc;
+
+use hubbub::codec::json::{ServerEvent, decode_event};
+use hubbub::codec::lines;
+use hubbub::codec::websocket::frame::{encode_close_masked, encode_masked};
+use hubbub::codec::websocket::handshake::{SUBPROTOCOL_JSON, read_response, write_request};
+use hubbub::codec::websocket::{Decoder, Item, Opcode, Role};
+use memchr::memmem;
+
+use crate::payload::{Stamp, StampFinder};
+use crate::plan::Random;
+use crate::scenario::{ConnectBy, Scenario};
+use crate::target::{Protocol, Target};
+
+/// What a connection has received, or come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Happening {
+    /// The WebSocket upgrade was answered; over TCP, the `welcome` came.
+    Opened {
+        /// Since it was asked for.
+        took_ns: u64,
+    },
+    /// It is in its room now.
+    Joined {
+        /// Since `join` was sent; `None` where there is no `join`.
+        took_ns: Option<u64>,
+        /// The room's head, where the server numbers messages.
+        head: Option<u64>,
+    },
+    /// A message with a stamp.
+    Message {
+        /// Its stamp.
+        stamp: Stamp,
+        /// The room's number for it.
+        room_seq: Option<u64>,
+    },
+    /// Something else that should not come.
+    Foreign,
+    /// The server has taken a message; the tag is the planned time.
+    Acked {
+        /// The `id` that the message carried.
+        id: u64,
+    },
+    /// A sign of life was asked for, and is given.
+    Ping,
+    /// The server refused something after the join.
+    Error(String),
+    /// The server says that it leaves messages out.
+    GapTold,
+    /// The end, and why. Nothing comes after it.
+    Ended(String),
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Client {
+    wire: Wire,
+    talk: Talk,
+}
+
+#[derive(Debug)]
+enum Wire {
+    /// The response to the upgrade, as far as it has come, and what was random in the request.
+    Head {
+        bytes: Vec<u8>,
+        entropy: [u8; 16],
+    },
+    Frames(Decoder),
+    Lines(lines::Decoder),
+}
+
+/// The part above framing.
+#[derive(Debug)]
+struct Talk {
+    /// Which of the scenario's connections.
+    index: u32,
+    stage: Stage,
+    /// When the present stage began.
+    since_ns: u64,
+}
+
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+pub enum Stage {
+    /// TCP does not stand yet.
+    Connecting,
+    /// The upgrade is not answered yet.
+    Upgrading,
+    /// The `welcome` has not come yet.
+    Welcoming,
+    /// The `ok` for the join has not come yet.
+    Joining,
+    /// In its room.
+    Joined,
+    /// Over.
+    Ended,
+}
+
+/// What all connections of a worker share: how to speak, and buffers to speak with.
+#[derive(Debug)]
+pub struct Dialect {
+    scenario: Arc<Scenario>,
+    target: Arc<Target>,
+    random: Random,
+    stamps: StampFinder,
+    seqs: SeqFinder,
+    text: Vec<u8>,
+}
+
+impl Dialect {
+    /// `seed` decides mask keys only.
+    #[must_use]
+    pub fn new(scenario: Arc<Scenario>, target: Arc<Target>, seed: u64) -> Self {
+        let random = Random::new(seed);
+        Self { scenario, target, random, stamps: StampFinder::new(), seqs: SeqFinder::new(), text: Vec::new() }
+    }
+
+    fn room(&self, index: u32) -> String {
+        format!("{}-{}", self.scenario.room_prefix, self.scenario.room_of(index))
+    }
+
+    /// A key that is never 0, which would leave the payload unmasked and spare the server a part of its work.
+    fn mask_key(&mut self) -> [u8; 4] {
+        (self.random.next_u64() as u32 | 1).to_ne_bytes()
+    }
+
+    fn entropy(&mut self) -> [u8; 16] {
+        (u128::from(self.random.next_u64()) << 64 | u128::from(self.random.next_u64())).to_ne_bytes()
+    }
+
+    fn subprotocol(&self) -> Option<&'static str> {
+        (self.target.protocol == Protocol::Chat).then_some(SUBPROTOCOL_JSON)
+    }
+
+    fn path(&self, index: u32) -> String {
+        let path = self.target.path_of(&self.room(index));
+        if self.target.protocol == Protocol::Relay || self.scenario.connect_by == ConnectBy::Command {
+            return path;
+        }
+        let separator = if path.contains('?') { '&' } else { '?' };
+        format!("{path}{separator}name={}", user(index))
+    }
+}
+
+impl Client {
+    /// Connection `index` of the scenario, before TCP stands.
+    #[must_use]
+    pub fn new(index: u32, now_ns: u64) -> Self {
+        let talk = Talk { index, stage: Stage::Connecting, since_ns: now_ns };
+        Self { wire: Wire::Lines(lines::Decoder::new()), talk }
+    }
+
+    /// How far it has come.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        self.talk.stage
+    }
+
+    /// TCP stands: begins the handshake. Returns how long it took.
+    pub fn connected(&mut self, dialect: &mut Dialect, now_ns: u64, out: &mut Vec<u8>) -> u64 {
+        let took_ns = now_ns.saturating_sub(self.talk.since_ns);
+        if dialect.target.protocol == Protocol::Lines {
+            self.talk.enter(Stage::Welcoming, now_ns);
+            self.wire.text(connect(self.talk.index).as_bytes(), dialect, out);
+            return took_ns;
+        }
+        let entropy = dialect.entropy();
+        let path = dialect.path(self.talk.index);
+        write_request(&dialect.target.authority, &path, dialect.subprotocol(), entropy, out);
+        self.wire = Wire::Head { bytes: Vec::new(), entropy };
+        self.talk.enter(Stage::Upgrading, now_ns);
+        took_ns
+    }
+
+    /// Takes what was received; `tell` hears of everything that it means, and answers go to `out`.
+    pub fn received(
+        &mut self,
+        bytes: &mut [u8],
+        dialect: &mut Dialect,
+        now_ns: u64,
+        out: &mut Vec<u8>,
+        tell: &mut impl FnMut(Happening),
+    ) {
+        if self.talk.stage == Stage::Ended {
+            return;
+        }
+        if let Wire::Head { .. } = self.wire {
+            return self.response(bytes, dialect, now_ns, out, tell);
+        }
+        let Self { wire, talk } = self;
+        let ended = match wire {
+            Wire::Frames(decoder) => talk.frames(decoder, bytes, dialect, now_ns, out, tell),
+            Wire::Lines(decoder) => talk.lines(decoder, bytes, dialect, now_ns, out, tell),
+            Wire::Head { .. } => None,
+        };
+        if let Some(why) = ended {
+            self.end();
+            tell(Happening::Ended(why));
+        }
+    }
+
+    /// Appends a message.
+    pub fn message(&self, stamp: Stamp, dialect: &mut Dialect, out: &mut Vec<u8>) {
+        let mut text = std::mem::take(&mut dialect.text);
+        text.clear();
+        let bytes = dialect.scenario.payload_bytes as usize;
+        if dialect.target.protocol == Protocol::Relay {
+            stamp.write(bytes, &mut text);
+        } else {
+            text.extend_from_slice(b"{\"type\":\"message\",\"room\":\"");
+            text.extend_from_slice(dialect.room(self.talk.index).as_bytes());
+            text.extend_from_slice(b"\",\"content\":\"");
+            stamp.write(bytes, &mut text);
+            text.push(b'"');
+            if dialect.scenario.ack_ids {
+                text.extend_from_slice(format!(",\"id\":{}", stamp.planned_ns).as_bytes());
+            }
+            text.push(b'}');
+        }
+        self.wire.text(&text, dialect, out);
+        dialect.text = text;
+    }
+
+    /// Appends a proper farewell.
+    pub fn goodbye(&mut self, dialect: &mut Dialect, out: &mut Vec<u8>) {
+        if matches!(self.wire, Wire::Frames(_)) && self.talk.stage < Stage::Ended {
+            encode_close_masked(Some(1000), "", dialect.mask_key(), out);
+        }
+        self.end();
+    }
+
+    /// Nothing that comes is listened to any more.
+    pub fn end(&mut self) {
+        self.talk.stage = Stage::Ended;
+    }
+
+    /// Takes a part of the response to the upgrade; frames may follow it at once.
+    fn response(
+        &mut self,
+        part: &[u8],
+        dialect: &mut Dialect,
+        now_ns: u64,
+        out: &mut Vec<u8>,
+        tell: &mut impl FnMut(Happening),
+    ) {
+        let Wire::Head { bytes, entropy } = &mut self.wire else { return };
+        bytes.extend_from_slice(part);
+        let head = match read_response(bytes, *entropy, dialect.subprotocol()) {
+            Ok(Some(head)) => head,
+            Ok(None) => return,
+            Err(error) => {
+                self.end();
+                return tell(Happening::Ended(error.to_string()));
+            }
+        };
+        let mut rest = bytes.split_off(head);
+        self.wire = Wire::Frames(Decoder::new(Role::Client));
+        tell(Happening::Opened { took_ns: now_ns.saturating_sub(self.talk.since_ns) });
+        if dialect.target.protocol == Protocol::Relay {
+            self.talk.enter(Stage::Joined, now_ns);
+            tell(Happening::Joined { took_ns: None, head: None });
+        } else {
+            self.talk.enter(Stage::Welcoming, now_ns);
+            if dialect.scenario.connect_by == ConnectBy::Command {
+                self.wire.text(connect(self.talk.index).as_bytes(), dialect, out);
+            }
+        }
+        self.received(&mut rest, dialect, now_ns, out, tell);
+    }
+}
+
+impl Wire {
+    fn text(&self, text: &[u8], dialect: &mut Dialect, out: &mut Vec<u8>) {
+        match self {
+            Self::Lines(_) => write_line(text, out),
+            Self::Frames(_) | Self::Head { .. } => encode_masked(Opcode::Text, text, dialect.mask_key(), out),
+        }
+    }
+}
+
+impl Talk {
+    fn enter(&mut self, stage: Stage, now_ns: u64) {
+        self.stage = stage;
+        self.since_ns = now_ns;
+    }
+
+    /// Returns why the connection ends, if it does.
+    fn frames(
+        &mut self,
+        decoder: &mut Decoder,
+        mut input: &mut [u8],
+        dialect: &mut Dialect,
+        now_ns: u64,
+        out: &mut Vec<u8>,
+        tell: &mut impl FnMut(Happening),
+    ) -> Option<String> {
+        loop {
+            let item = match decoder.decode(&mut input, MESSAGE_BYTES_MAX) {
+                Ok(Some(item)) => item,
+                Ok(None) => return None,
+                Err(error) => return Some(format!("the server broke the protocol: {error}")),
+            };
+            let ended = match &item {
+                Item::Text(text) | Item::Binary(text) => {
+                    let mut answer = |text: &[u8], dialect: &mut Dialect| {
+                        encode_masked(Opcode::Text, text, dialect.mask_key(), out);
+                    };
+                    self.text(text, dialect, now_ns, &mut answer, tell)
+                }
+                Item::Ping(payload) => {
+                    encode_masked(Opcode::Pong, payload, dialect.mask_key(), out);
+                    tell(Happening::Ping);
+                    None
+                }
+                Item::Pong(_) => None,
+                Item::Close { code, reason } => {
+                    encode_close_masked(*code, "", dialect.mask_key(), out);
+                    Some(format!("close {} {reason}", code.unwrap_or(1005)).trim_end().to_owned())
+                }
+            };
+            if ended.is_some() {
+                return ended;
+            }
+        }
+    }
+
+    fn lines(
+        &mut self,
+        decoder: &mut lines::Decoder,
+        input: &[u8],
+        dialect: &mut Dialect,
+        now_ns: u64,
+        out: &mut Vec<u8>,
+        tell: &mut impl FnMut(Happening),
+    ) -> Option<String> {
+        let mut input = input;
+        loop {
+            let line = match decoder.decode(&mut input, MESSAGE_BYTES_MAX) {
+                Ok(Some(line)) => line,
+                Ok(None) => return None,
+                Err(error) => return Some(format!("the server broke the protocol: {error}")),
+            };
+            let ended = self.text(&line, dialect, now_ns, &mut |text, _| write_line(text, out), tell);
+            if ended.is_some() {
+                return ended;
+            }
+        }
+    }
+
+    /// One message or event.
+    #[inline]
+    fn text(
+        &mut self,
+        text: &[u8],
+        dialect: &mut Dialect,
+        now_ns: u64,
+        answer: &mut impl FnMut(&[u8], &mut Dialect),
+        tell: &mut impl FnMut(Happening),
+    ) -> Option<String> {
+        let is_chat = dialect.target.protocol != Protocol::Relay;
+        if let Some(at) = dialect.stamps.find(text) {
+            let room_seq = if is_chat { dialect.seqs.read(text) } else { None };
+            tell(Stamp::read(&text[at..]).map_or(Happening::Foreign, |stamp| Happening::Message { stamp, room_seq }));
+            return None;
+        }
+        if !is_chat {
+            tell(Happening::Foreign);
+            return None;
+        }
+        self.event(text, dialect, now_ns, answer, tell)
+    }
+
+    #[cold]
+    fn event(
+        &mut self,
+        text: &[u8],
+        dialect: &mut Dialect,
+        now_ns: u64,
+        answer: &mut impl FnMut(&[u8], &mut Dialect),
+        tell: &mut impl FnMut(Happening),
+    ) -> Option<String> {
+        let Ok(event) = decode_event(text) else {
+            tell(Happening::Foreign);
+            return None;
+        };
+        let took_ns = now_ns.saturating_sub(self.since_ns);
+        match (event.kind(), self.stage) {
+            ("welcome", Stage::Welcoming) => {
+                if dialect.target.protocol == Protocol::Lines {
+                    tell(Happening::Opened { took_ns });
+                }
+                answer(join(&dialect.room(self.index)).as_bytes(), dialect);
+                self.enter(Stage::Joining, now_ns);
+            }
+            ("ok", Stage::Joining) if event.integer("id") == Some(JOIN_ID) => {
+                self.enter(Stage::Joined, now_ns);
+                tell(Happening::Joined { took_ns: Some(took_ns), head: event.integer("seq") });
+            }
+            ("ok", Stage::Joined) => tell(Happening::Acked { id: event.integer("id").unwrap_or_default() }),
+            ("error", Stage::Joined) => tell(Happening::Error(why(&event))),
+            ("error", _) => return Some(why(&event)),
+            ("ping", _) => {
+                answer(b"{\"type\":\"pong\"}", dialect);
+                tell(Happening::Ping);
+            }
+            ("gap", _) => tell(Happening::GapTold),
+            ("closing", _) => return Some("the server says that it closes".to_owned()),
+            // A message without our stamp; what was never asked for cannot come.
+            ("message", _) => tell(Happening::Foreign),
+            _ => {}
+        }
+        None
+    }
+}
+
+fn why(event: &ServerEvent<'_>) -> String {
+    let field = |name| event.text(name).unwrap_or_default();
+    format!("error {}: {}", field("code"), field("message"))
+}
+
+/// Reads the number after `"seq":`, looking first where the last one was.
+#[derive(Debug)]
+struct SeqFinder {
+    last_at: usize,
+    key: memmem::Finder<'static>,
+}
+
+impl SeqFinder {
+    fn new() -> Self {
+        Self { last_at: 0, key: memmem::Finder::new(SEQ_KEY) }
+    }
+
+    fn read(&mut self, event: &[u8]) -> Option<u64> {
+        if !event.get(self.last_at..).is_some_and(|rest| rest.starts_with(SEQ_KEY)) {
+            self.last_at = self.key.find(event)?;
+        }
+        let digits = &event[self.last_at + SEQ_KEY.len()..];
+        let digits = digits.strip_prefix(b" ").unwrap_or(digits);
+        let len = digits.iter().take(SEQ_DIGITS_MAX).take_while(|digit| digit.is_ascii_digit()).count();
+        (len > 0).then(|| digits[..len].iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
+    }
+}
+
+fn user(index: u32) -> String {
+    format!("load-{index}")
+}
+
+fn connect(index: u32) -> String {
+    format!("{{\"type\":\"connect\",\"name\":\"{}\"}}", user(index))
+}
+
+fn join(room: &str) -> String {
+    format!("{{\"type\":\"join\",\"room\":\"{room}\",\"id\":{JOIN_ID}}}")
+}
+
+fn write_line(text: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(text);
+    out.push(b'\n');
+}
+
+const JOIN_ID: u64 = 1;
+const SEQ_KEY: &[u8] = b"\"seq\":";
+/// What fits into 64 bits whatever the digits are.
+const SEQ_DIGITS_MAX: usize = 19;
+const MESSAGE_BYTES_MAX: usize = 4 << 20;
+
+#[cfg(test)]
+mod tests {
+    use hubbub::codec::http;
+    use hubbub::codec::websocket::frame::encode;
+    use hubbub::codec::websocket::handshake::Upgrade;
+
+    use super::*;
+    use crate::scenario::Settings;
+
+    /// A client, and what it says and tells.
+    struct Talking {
+        client: Client,
+        dialect: Dialect,
+        out: Vec<u8>,
+        told: Vec<Happening>,
+    }
+
+    impl Talking {
+        fn to(url: &str, keys: &str) -> Self {
+            let scenario = Settings::parse(&format!("kind = 'rooms'\nroom_prefix = 'r'\n{keys}")).unwrap();
+            let scenario = Arc::new(scenario.decide("test".to_owned()).unwrap());
+            let dialect = Dialect::new(scenario, Arc::new(Target::parse(url).unwrap()), 1);
+            Self { client: Client::new(7, 1_000), dialect, out: Vec::new(), told: Vec::new() }
+        }
+
+        fn connected(&mut self) -> String {
+            assert_eq!(self.client.connected(&mut self.dialect, 3_000, &mut self.out), 2_000);
+            self.said()
+        }
+
+        /// Takes bytes at time `now`, in one piece or one at a time.
+        fn take(&mut self, bytes: &[u8], now: u64, in_pieces: bool) {
+            let told = &mut self.told;
+            for part in bytes.to_vec().chunks_mut(if in_pieces { 1 } else { usize::MAX }) {
+                self.client
+                    .received(part, &mut self.dialect, now, &mut self.out, &mut |happening| told.push(happening));
+            }
+        }
+
+        fn said(&mut self) -> String {
+            String::from_utf8(std::mem::take(&mut self.out)).unwrap()
+        }
+
+        /// The frames said, unmasked.
+        fn frames(&mut self) -> Vec<String> {
+            let mut bytes = std::mem::take(&mut self.out);
+            let (mut decoder, mut input, mut said) = (Decoder::new(Role::Server), &mut bytes[..], Vec::new());
+            while let Some(item) = decoder.decode(&mut input, 4_096).unwrap() {
+                said.push(match item {
+                    Item::Text(text) => String::from_utf8(text.into_owned()).unwrap(),
+                    other => format!("{other:?}"),
+                });
+            }
+            said
+        }
+
+        fn told(&mut self) -> Vec<Happening> {
+            std::mem::take(&mut self.told)
+        }
+
+        /// The server's answer to the upgrade that was just said.
+        fn upgrade(&mut self, subprotocol: Option<&'static str>) -> Vec<u8> {
+            let request = self.said().into_bytes();
+            let (parsed, _) = http::parse(&request).unwrap().unwrap();
+            let mut response = Vec::new();
+            Upgrade::negotiate(&parsed, subprotocol).unwrap().write(&mut response);
+            response
+        }
+    }
+
+    fn frame(text: &str) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        encode(Opcode::Text, text.as_bytes(), &mut bytes);
+        bytes
+    }
+
+    fn stamped(stamp: Stamp, seq: u64) -> String {
+        let mut content = Vec::new();
+        stamp.write(64, &mut content);
+        let content = String::from_utf8(content).unwrap();
+        format!(
+            "{{\"type\":\"message\",\"room\":\"r-1\",\"seq\":{seq},\"sender\":\"load-6\",\"content\":\"{content}\"}}"
+        )
+    }
+
+    const STAMP: Stamp = Stamp { run: 5, sender: 6, seq: 1, planned_ns: 77 };
+    const WELCOME: &str = r#"{"type":"welcome","connection":"c","user":"load-7","heartbeat_ms":30000}"#;
+    const JOINED: &str = r#"{"type":"ok","id":1,"room":"r-1","epoch":"0","seq":41,"members":2,"role":"member"}"#;
+
+    #[test]
+    fn a_chat_is_joined_by_url() {
+        for in_pieces in [false, true] {
+            let mut talking = Talking::to("ws://127.0.0.1:9000/ws", "");
+            talking.client.connected(&mut talking.dialect, 3_000, &mut talking.out);
+            assert!(talking.out.starts_with(b"GET /ws?name=load-7 HTTP/1.1\r\nHost: 127.0.0.1:9000\r\n"));
+            let mut answer = talking.upgrade(Some(SUBPROTOCOL_JSON));
+            answer.extend(frame(WELCOME));
+            talking.take(&answer, 4_000, in_pieces);
+            assert_eq!(talking.told(), [Happening::Opened { took_ns: 1_000 }]);
+            assert_eq!(talking.frames(), [r#"{"type":"join","room":"r-1","id":1}"#]);
+            talking.take(&frame(JOINED), 9_000, in_pieces);
+            assert_eq!(talking.told(), [Happening::Joined { took_ns: Some(5_000), head: Some(41) }]);
+            talking.take(&frame(&stamped(STAMP, 42)), 9_100, in_pieces);
+            assert_eq!(talking.told(), [Happening::Message { stamp: STAMP, room_seq: Some(42) }]);
+        }
+    }
+
+    #[test]
+    fn a_chat_is_joined_by_command() {
+        let mut talking = Talking::to("ws://127.0.0.1:9000", "connect_by = 'command'");
+        talking.client.connected(&mut talking.dialect, 3_000, &mut talking.out);
+        assert!(talking.out.starts_with(b"GET /ws HTTP/1.1\r\n"));
+        let answer = talking.upgrade(None);
+        talking.take(&answer, 4_000, false);
+        assert_eq!(talking.frames(), [r#"{"type":"connect","name":"load-7"}"#]);
+        talking.take(&frame(WELCOME), 4_500, false);
+        assert_eq!(talking.frames(), [r#"{"type":"join","room":"r-1","id":1}"#]);
+    }
+
+    #[test]
+    fn a_chat_over_lines() {
+        let mut talking = Talking::to("tcp://127.0.0.1:9001", "ack_ids = true\npayload_bytes = 44");
+        assert_eq!(talking.connected(), "{\"type\":\"connect\",\"name\":\"load-7\"}\n");
+        talking.take(format!("{WELCOME}\n{JOINED}\n").as_bytes(), 4_000, true);
+        let opened = Happening::Opened { took_ns: 1_000 };
+        assert_eq!(talking.told(), [opened, Happening::Joined { took_ns: Some(0), head: Some(41) }]);
+        assert_eq!(talking.said(), "{\"type\":\"join\",\"room\":\"r-1\",\"id\":1}\n");
+        let lines = format!("{}\n{{\"type\":\"ping\"}}\n{{\"type\":\"ok\",\"id\":77}}\n", stamped(STAMP, 42));
+        talking.take(lines.as_bytes(), 5_000, true);
+        let message = Happening::Message { stamp: STAMP, room_seq: Some(42) };
+        assert_eq!(talking.told(), [message, Happening::Ping, Happening::Acked { id: 77 }]);
+        assert_eq!(talking.said(), "{\"type\":\"pong\"}\n");
+        talking.client.message(STAMP, &mut talking.dialect, &mut talking.out);
+        let sent = talking.said();
+        assert!(sent.starts_with("{\"type\":\"message\",\"room\":\"r-1\",\"content\":\"~lg1"), "{sent}");
+        assert!(sent.ends_with("\",\"id\":77}\n"), "{sent}");
+    }
+
+    #[test]
+    fn a_relay_is_joined_by_its_path() {
+        let mut talking = Talking::to("ws://127.0.0.1:9000/relay/{room}", "payload_bytes = 44");
+        talking.client.connected(&mut talking.dialect, 3_000, &mut talking.out);
+        assert!(talking.out.starts_with(b"GET /relay/r-1 HTTP/1.1\r\n"));
+        let answer = talking.upgrade(None);
+        talking.take(&answer, 4_000, false);
+        let joined = Happening::Joined { took_ns: None, head: None };
+        assert_eq!(talking.told(), [Happening::Opened { took_ns: 1_000 }, joined]);
+        talking.client.message(STAMP, &mut talking.dialect, &mut talking.out);
+        let sent = talking.frames();
+        talking.take(&frame(&sent[0]), 5_000, true);
+        talking.take(&frame("hello"), 5_000, true);
+        assert_eq!(talking.told(), [Happening::Message { stamp: STAMP, room_seq: None }, Happening::Foreign]);
+    }
+
+    #[test]
+    fn control_frames_are_answered() {
+        let mut talking = Talking::to("ws://127.0.0.1:9000/relay/{room}", "");
+        talking.client.connected(&mut talking.dialect, 3_000, &mut talking.out);
+        let mut answer = talking.upgrade(None);
+        answer.extend([0x89, 2, b'h', b'i', 0x88, 2, 0x0f, 0xa8]);
+        talking.take(&answer, 4_000, true);
+        assert_eq!(talking.told()[2..], [Happening::Ping, Happening::Ended("close 4008".to_owned())]);
+        let said = talking.frames();
+        assert!(said[0].starts_with("Pong(") && said[1].starts_with("Close { code: Some(4008)"), "{said:?}");
+        talking.take(&frame("x"), 5_000, false);
+        assert!(talking.told().is_empty(), "nothing is listened to after the end");
+    }
+
+    #[test]
+    fn refusals_end_the_handshake_and_later_errors_do_not() {
+        let refusal = r#"{"type":"error","id":1,"code":"room_full","message":"the room is full","temporary":true}"#;
+        let why = "error room_full: the room is full".to_owned();
+        let mut talking = Talking::to("tcp://127.0.0.1:9001", "");
+        talking.connected();
+        talking.take(format!("{WELCOME}\n{refusal}\n").as_bytes(), 4_000, false);
+        assert_eq!(talking.told()[1..], [Happening::Ended(why.clone())]);
+        let mut talking = Talking::to("tcp://127.0.0.1:9001", "");
+        talking.connected();
+        talking.take(format!("{WELCOME}\n{JOINED}\n{refusal}\n").as_bytes(), 4_000, false);
+        assert_eq!(talking.told()[2..], [Happening::Error(why)]);
+        assert_eq!(talking.client.stage(), Stage::Joined);
+    }
+
+    #[test]
+    fn an_upgrade_that_is_refused_ends_the_connection() {
+        let mut talking = Talking::to("ws://127.0.0.1:9000/ws", "");
+        talking.connected();
+        talking.take(b"HTTP/1.1 503 Service Unavailable\r\n\r\n", 4_000, true);
+        assert_eq!(talking.told(), [Happening::Ended("the server answered 503".to_owned())]);
+    }
+
+    #[test]
+    fn room_numbers_are_read_wherever_they_stand() {
+        let mut finder = SeqFinder::new();
+        let table = [
+            ("{\"seq\":7,\"x\":1}", Some(7)),
+            ("{\"seq\":18446744073709551615}", Some(1_844_674_407_370_955_161)),
+            ("{\"room\":\"a\",\"seq\": 12}", Some(12)),
+            ("{\"seq\":\"7\"}", None),
+            ("{\"room\":\"a\"}", None),
+        ];
+        for (event, expected) in table {
+            assert_eq!(finder.read(event.as_bytes()), expected, "{event}");
+        }
+    }
+}

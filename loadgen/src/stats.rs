@@ -1,0 +1,243 @@
+//! What a worker measures: latency histograms and counts.
+//!
+//! A worker hands over what it measured at least once a second and begins again with empty histograms; the total of a
+//! run is the sum of these intervals, so the live view, the time line and the final figures cannot disagree. Counts
+//! are published on a [`Board`] each time before the worker sleeps.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+/// A histogram of microseconds with three significant digits, up to an hour.
+#[must_use]
+pub fn latency_histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("the bounds are constant and valid")
+}
+
+/// What one worker measured since it last reported.
+#[derive(Clone, Debug)]
+pub struct Interval {
+    /// Planned send time to arrival at a subscriber, of messages planned within the measured window.
+    pub deliver: Histogram<u64>,
+    /// Planned send time to the moment at which the generator handed the message over, of the same messages.
+    pub lag: Histogram<u64>,
+    /// Planned send time to the server's `ok`, where messages carry an `id`.
+    pub ack: Histogram<u64>,
+    /// Messages sent.
+    pub sent: u64,
+    /// Messages received, counted at every subscriber.
+    pub received: u64,
+}
+
+impl Interval {
+    /// Nothing measured yet.
+    #[must_use]
+    pub fn new() -> Self {
+        let (deliver, lag, ack) = (latency_histogram(), latency_histogram(), latency_histogram());
+        Self { deliver, lag, ack, sent: 0, received: 0 }
+    }
+
+    /// Adds what another measured.
+    pub fn add(&mut self, other: &Self) {
+        add(&mut self.deliver, &other.deliver);
+        add(&mut self.lag, &other.lag);
+        add(&mut self.ack, &other.ack);
+        self.sent += other.sent;
+        self.received += other.received;
+    }
+}
+
+/// How long connections took to stand.
+#[derive(Clone, Debug)]
+pub struct Handshakes {
+    /// Until the TCP connection stood.
+    pub connect: Histogram<u64>,
+    /// From the upgrade request to its answer; over TCP from `connect` to `welcome`.
+    pub upgrade: Histogram<u64>,
+    /// From `join` to its `ok`.
+    pub join: Histogram<u64>,
+}
+
+impl Handshakes {
+    /// Nothing measured yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { connect: latency_histogram(), upgrade: latency_histogram(), join: latency_histogram() }
+    }
+
+    /// Adds what another measured.
+    pub fn add(&mut self, other: &Self) {
+        add(&mut self.connect, &other.connect);
+        add(&mut self.upgrade, &other.upgrade);
+        add(&mut self.join, &other.join);
+    }
+}
+
+/// Records nanoseconds into a histogram of microseconds, rounding up so that no time becomes none.
+pub fn record_ns(histogram: &mut Histogram<u64>, ns: u64) {
+    histogram.saturating_record(ns.div_ceil(1_000));
+}
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Count {
+    /// TCP connections made.
+    Connected,
+    /// Connections that have joined their room.
+    Joined,
+    /// Connections that failed before they had joined.
+    Refused,
+    /// Connections that ended after they had joined, and were not meant to.
+    Closed,
+    /// Messages sent.
+    Sent,
+    /// Of these, those sent later after their planned time than the bound on lag.
+    SentLate,
+    /// Messages not sent because the generator had too much queued for their connection.
+    Skipped,
+    /// Messages not sent because their connection was gone.
+    Unsent,
+    /// Messages of this run received, counted at every subscriber.
+    Received,
+    /// Received by a member of another room.
+    Misrouted,
+    /// Messages without a readable stamp, or with the stamp of another run.
+    Foreign,
+    /// Pings answered.
+    Pings,
+    /// `ok`s for messages.
+    Acks,
+    /// `error`s after the join.
+    Errors,
+    /// Gaps that the server itself announced.
+    GapsTold,
+    /// Bytes received.
+    BytesReceived,
+    /// Bytes sent.
+    BytesSent,
+}
+
+/// The counts of one worker, or the sum of several.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts([u64; COUNTS]);
+
+impl Counts {
+    /// One more.
+    pub fn bump(&mut self, what: Count) {
+        self.0[what as usize] += 1;
+    }
+
+    /// So many more.
+    pub fn add(&mut self, what: Count, n: u64) {
+        self.0[what as usize] += n;
+    }
+
+    /// How many.
+    #[must_use]
+    pub fn get(&self, what: Count) -> u64 {
+        self.0[what as usize]
+    }
+}
+
+/// One worker's counts where the coordinator can read them at any time.
+#[derive(Debug, Default)]
+pub struct Board([AtomicU64; COUNTS]);
+
+impl Board {
+    /// Shows the worker's counts.
+    pub fn publish(&self, counts: &Counts) {
+        for (shown, &count) in self.0.iter().zip(&counts.0) {
+            shown.store(count, Ordering::Relaxed);
+        }
+    }
+
+    /// The sum of what several workers show.
+    pub fn sum<'a>(boards: impl IntoIterator<Item = &'a Self>) -> Counts {
+        let mut sum = Counts::default();
+        for board in boards {
+            for (total, shown) in sum.0.iter_mut().zip(&board.0) {
+                *total += shown.load(Ordering::Relaxed);
+            }
+        }
+        sum
+    }
+}
+
+/// The percentiles of a histogram, in its unit.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Percentiles {
+    pub count: u64,
+    pub mean: f64,
+    pub p50: u64,
+    pub p90: u64,
+    pub p99: u64,
+    pub p99_9: u64,
+    pub p99_99: u64,
+    pub max: u64,
+}
+
+impl Percentiles {
+    /// `None` when nothing was measured.
+    #[must_use]
+    pub fn of(histogram: &Histogram<u64>) -> Option<Self> {
+        (!histogram.is_empty()).then(|| Self {
+            count: histogram.len(),
+            mean: (histogram.mean() * 10.0).round() / 10.0,
+            p50: histogram.value_at_quantile(0.5),
+            p90: histogram.value_at_quantile(0.9),
+            p99: histogram.value_at_quantile(0.99),
+            p99_9: histogram.value_at_quantile(0.999),
+            p99_99: histogram.value_at_quantile(0.9999),
+            max: histogram.max(),
+        })
+    }
+}
+
+fn add(mine: &mut Histogram<u64>, its: &Histogram<u64>) {
+    if !its.is_empty() {
+        mine.add(its).expect("all histograms have the same bounds");
+    }
+}
+
+const LATENCY_US_MAX: u64 = 3_600_000_000;
+const COUNTS: usize = Count::BytesSent as usize + 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_add_up_to_the_run() {
+        let (mut total, mut second) = (Interval::new(), Interval::new());
+        for us in 1..=1_000 {
+            second.deliver.record(us).unwrap();
+        }
+        second.lag.record(7).unwrap();
+        total.add(&second);
+        total.add(&second);
+        let deliver = Percentiles::of(&total.deliver).unwrap();
+        assert_eq!((deliver.count, deliver.p50, deliver.p99, deliver.max), (2_000, 500, 990, 1_000));
+        assert_eq!(Percentiles::of(&total.lag).unwrap().count, 2);
+        assert_eq!(Percentiles::of(&total.ack), None);
+    }
+
+    #[test]
+    fn nanoseconds_are_rounded_up() {
+        let mut histogram = latency_histogram();
+        record_ns(&mut histogram, 1);
+        record_ns(&mut histogram, 1_001);
+        assert_eq!((histogram.min(), histogram.max()), (1, 2));
+    }
+
+    #[test]
+    fn boards_add_up() {
+        let boards = [Board::default(), Board::default()];
+        let mut counts = Counts::default();
+        counts.bump(Count::Sent);
+        counts.add(Count::BytesSent, 9);
+        boards.iter().for_each(|board| board.publish(&counts));
+        let sum = Board::sum(&boards);
+        assert_eq!((sum.get(Count::Sent), sum.get(Count::BytesSent), sum.get(Count::Joined)), (2, 18, 0));
+    }
+}

@@ -1,0 +1,346 @@
+//! The program against a small relay server of our own, on an independent WebSocket implementation: one that is faithful,
+//! and ones that lose, repeat, reorder, stall, refuse and hang up.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+use tungstenite::handshake::server::{Request, Response};
+use tungstenite::{Message, accept_hdr};
+
+#[test]
+fn a_faithful_relay_passes() {
+    let run = Run::against(Fault::None, "kind = 'rooms'\nconnections = 20\nroom_size = 5\nrate = 400");
+    assert_eq!(run.exit_code, 0, "{}", run.output);
+    assert_eq!(run.count("joined"), 20);
+    assert_eq!(run.count("sent"), 200);
+    assert_eq!((run.count("expected"), run.count("received")), (1_000, 1_000));
+    assert_eq!(run.json["latency_us"]["deliver"]["count"], 1_000);
+    assert_eq!(run.json["latency_us"]["connect"]["count"], 20);
+    assert_eq!(run.json["latency_us"]["upgrade"]["count"], 20);
+    assert_eq!(run.json["valid"], true);
+    assert!(run.output.contains("OK: nothing lost"), "{}", run.output);
+}
+
+#[test]
+fn pings_are_answered() {
+    let run = Run::against(Fault::Ping, "kind = 'echo'\nconnections = 4\nrate = 100");
+    assert_eq!(run.exit_code, 0, "{}", run.output);
+    // The relay sends nothing on before all its pings are answered.
+    assert_eq!((run.count("pings"), run.count("received")), (4, 50));
+}
+
+#[test]
+fn a_lost_message_is_found() {
+    let run = Run::against(Fault::Lose, SMALL_ROOM);
+    assert_eq!((run.exit_code, run.faults()), (1, [1, 0, 0]), "{}", run.output);
+}
+
+#[test]
+fn a_lost_last_message_is_found() {
+    let run = Run::against(Fault::LoseLast, SMALL_ROOM);
+    assert_eq!((run.exit_code, run.faults()), (1, [1, 0, 0]), "{}", run.output);
+}
+
+#[test]
+fn a_repeated_message_is_found() {
+    let run = Run::against(Fault::Repeat, SMALL_ROOM);
+    assert_eq!((run.exit_code, run.faults()), (1, [0, 1, 0]), "{}", run.output);
+}
+
+#[test]
+fn a_message_out_of_order_is_found() {
+    let run = Run::against(Fault::Swap, "kind = 'fanout'\nconnections = 3\nsenders = 1\nrate = 200");
+    assert_eq!((run.exit_code, run.faults()), (1, [0, 0, 1]), "{}", run.output);
+}
+
+#[test]
+fn members_who_see_different_orders_are_found() {
+    // Messages of two senders change places for one member: each sender's own order holds.
+    let run = Run::against(Fault::Swap, "kind = 'fanout'\nconnections = 3\nsenders = 3\nrate = 200");
+    assert_eq!((run.exit_code, run.faults(), run.count("rooms_disagreeing")), (1, [0, 0, 0], 1), "{}", run.output);
+}
+
+#[test]
+fn a_stalled_server_cannot_hide() {
+    let run = Run::against(Fault::Stall, "kind = 'echo'\nconnections = 1\nrate = 200");
+    assert_eq!(run.exit_code, 0, "{}", run.output);
+    let deliver = &run.json["latency_us"]["deliver"];
+    assert_eq!(deliver["count"], 100);
+    assert!(deliver["max"].as_u64() >= Some(STALL_MS * 1_000), "{deliver}");
+    // A generator that waits for each answer would have met the stall in one message of many. Here six of ten were
+    // planned within it, and count from when they should have been sent.
+    assert!(deliver["p90"].as_u64() >= Some(STALL_MS * 1_000 / 2), "{deliver}");
+    assert!(deliver["p50"].as_u64() >= Some(10_000), "{deliver}");
+}
+
+#[test]
+fn refusals_are_counted_and_named() {
+    let run = Run::against(Fault::Refuse, "kind = 'echo'\nconnections = 3\nrate = 100");
+    assert_eq!((run.exit_code, run.count("refused"), run.count("joined")), (1, 3, 0), "{}", run.output);
+    assert_eq!(run.json["refusals"]["the server answered 503"], 3);
+}
+
+#[test]
+fn a_server_that_is_not_there_is_named() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let run = Run::at(free, "kind = 'echo'\nconnections = 3\nrate = 100", &[]);
+    assert_eq!((run.exit_code, run.count("refused")), (1, 3), "{}", run.output);
+    assert!(run.output.contains("3 × connect: Connection refused"), "{}", run.output);
+}
+
+#[test]
+fn a_connection_that_is_hung_up_on_is_counted() {
+    let run = Run::against(Fault::HangUp, "kind = 'fanout'\nconnections = 2\nsenders = 1\nrate = 100\ndrain = '500ms'");
+    assert_eq!((run.exit_code, run.count("closed")), (1, 1), "{}", run.output);
+    assert!(run.count("lost") > 0 && run.count("duplicate") == 0, "{}", run.output);
+}
+
+#[test]
+fn a_missed_threshold_ends_with_99() {
+    let run = Run::against(Fault::None, "kind = 'echo'\nconnections = 1\nrate = 100\n[thresholds]\ndeliver.p99_us = 1");
+    assert_eq!(run.exit_code, 99, "{}", run.output);
+    assert!(run.output.contains("MISSED: deliver.p99_us was"), "{}", run.output);
+}
+
+#[test]
+fn a_late_generator_is_invalid() {
+    let address = serve(Fault::None);
+    let run = Run::at_with(address, "kind = 'echo'\nconnections = 1\nrate = 100\n[validity]\nlag_p99_us = 0", &[]);
+    assert_eq!((run.exit_code, &run.json["valid"]), (98, &Value::Bool(false)), "{}", run.output);
+    assert!(run.output.contains("INVALID: the generator was late"), "{}", run.output);
+    assert!(run.count("sent_late") > 0 && run.count("sent") == 50, "late messages are sent all the same");
+}
+
+#[test]
+fn two_workers_share_the_connections() {
+    let run = Run::at(serve(Fault::None), "kind = 'fanout'\nconnections = 9\nrate = 90", &["--workers", "2"]);
+    assert_eq!((run.exit_code, run.count("received")), (0, 9 * 45), "{}", run.output);
+    assert_eq!(run.json["generator"]["workers"], 2);
+}
+
+#[test]
+fn what_cannot_run_ends_with_2_and_a_reason() {
+    let table = [
+        (vec!["--target", "http://127.0.0.1:1"], "neither ws nor tcp"),
+        (vec!["--target", "ws://192.0.2.1:9000"], "give --allow-remote"),
+        (vec!["--sources", "192.0.2.1"], "cannot be bound"),
+        (vec!["--cpus", "4095"], "cpus = 4095"),
+        (vec!["--server-pid", "4294967295"], "there is no such process"),
+        (vec!["--rate=-1"], "rate = -1"),
+        (vec!["--duration", "9"], "is not a time"),
+    ];
+    for (flags, expected) in table {
+        let run = Run::at(SocketAddr::from(([127, 0, 0, 1], 1)), "kind = 'echo'", &flags);
+        assert_eq!(run.exit_code, 2, "{flags:?}: {}", run.output);
+        assert!(run.output.contains(expected), "{flags:?}: {}", run.output);
+    }
+}
+
+const SMALL_ROOM: &str = "kind = 'fanout'\nconnections = 3\nrate = 200";
+
+/// What a run of the program came to.
+struct Run {
+    exit_code: i32,
+    json: Value,
+    output: String,
+}
+
+impl Run {
+    fn against(fault: Fault, scenario: &str) -> Self {
+        Self::at(serve(fault), scenario, &[])
+    }
+
+    /// A machine that is busy with other tests may be slow without the run being in doubt.
+    fn at(address: SocketAddr, scenario: &str, flags: &[&str]) -> Self {
+        let (before, tables) = scenario.find("\n[").map_or((scenario, ""), |at| scenario.split_at(at));
+        let patient = format!("{before}\n{tables}\n[validity]\nlag_p99_us = 10000000\nworker_cpu = 9.0\n");
+        Self::at_with(address, &patient, flags)
+    }
+
+    fn at_with(address: SocketAddr, scenario: &str, flags: &[&str]) -> Self {
+        let name = format!("{}-{}", address.port(), thread::current().name().unwrap_or("test").replace(':', "-"));
+        let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let (file, json) = (folder.join(format!("{name}.toml")), folder.join(format!("{name}.json")));
+        let defaults = format!("target = 'ws://{address}/room/{{room}}'\nwarm_up = '0s'\nduration = '500ms'\n");
+        std::fs::write(&file, defaults + scenario).unwrap();
+        let _ = std::fs::remove_file(&json);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_loadgen"));
+        command.arg("run").arg(&file).arg("--json").arg(&json).args(flags);
+        let output = command.output().unwrap();
+        let json = std::fs::read(&json).map_or(Value::Null, |text| serde_json::from_slice(&text).unwrap());
+        let text = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()).concat();
+        Self { exit_code: output.status.code().unwrap(), json, output: text }
+    }
+
+    fn count(&self, name: &str) -> u64 {
+        self.json["counts"][name].as_u64().unwrap_or_else(|| panic!("no {name} in {}: {}", self.json, self.output))
+    }
+
+    fn faults(&self) -> [u64; 3] {
+        ["lost", "duplicate", "disordered"].map(|name| self.count(name))
+    }
+}
+
+/// What a relay does wrong, once.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    None,
+    /// Leaves out one delivery in the middle.
+    Lose,
+    /// Leaves out the last delivery that there is to make.
+    LoseLast,
+    /// Makes one delivery twice.
+    Repeat,
+    /// Delivers two messages in the wrong order to one member.
+    Swap,
+    /// Does nothing for [`STALL_MS`].
+    Stall,
+    /// Answers every upgrade with 503.
+    Refuse,
+    /// Closes one connection.
+    HangUp,
+    /// Pings everyone, and passes nothing on before all have answered.
+    Ping,
+}
+
+/// What the connections tell the hub.
+enum Word {
+    Join { room: String, stream: TcpStream },
+    Message { room: String, text: Vec<u8> },
+    Pong,
+}
+
+/// Starts a relay that runs until the test ends.
+fn serve(fault: Fault) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (words, heard) = channel();
+    thread::spawn(move || Hub { fault, rooms: BTreeMap::new(), passed: 0, held: None }.run(&heard));
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let words = words.clone();
+            thread::spawn(move || listen(stream.unwrap(), fault, &words));
+        }
+    });
+    address
+}
+
+/// Reads one connection to its end.
+fn listen(mut stream: TcpStream, fault: Fault, words: &Sender<Word>) {
+    if fault == Fault::Refuse {
+        let _ = stream.read(&mut [0; 4_096]);
+        let _ = stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n");
+        return;
+    }
+    let writer = stream.try_clone().unwrap();
+    let mut room = String::new();
+    #[expect(clippy::result_large_err, reason = "the signature is the library's")]
+    let callback = |request: &Request, response: Response| {
+        request.uri().path().clone_into(&mut room);
+        Ok(response)
+    };
+    let Ok(mut socket) = accept_hdr(stream, callback) else { return };
+    words.send(Word::Join { room: room.clone(), stream: writer }).unwrap();
+    loop {
+        let word = match socket.read() {
+            Ok(Message::Text(text)) => Word::Message { room: room.clone(), text: text.as_bytes().to_vec() },
+            Ok(Message::Pong(payload)) if payload.as_ref() == b"life" => Word::Pong,
+            Ok(_) => continue,
+            Err(_) => return,
+        };
+        if words.send(word).is_err() {
+            return;
+        }
+    }
+}
+
+/// Everything in one order: the one thread that writes.
+struct Hub {
+    fault: Fault,
+    rooms: BTreeMap<String, Vec<TcpStream>>,
+    /// Messages passed on so far.
+    passed: u64,
+    /// A message that one member gets after the next one.
+    held: Option<Vec<u8>>,
+}
+
+impl Hub {
+    fn run(mut self, heard: &Receiver<Word>) {
+        let mut waiting = Vec::new();
+        let mut pongs_due = 0;
+        for word in heard {
+            match word {
+                Word::Join { room, mut stream } => {
+                    if self.fault == Fault::Ping {
+                        pongs_due += 1;
+                        stream.write_all(&[0x89, 4, b'l', b'i', b'f', b'e']).unwrap();
+                    }
+                    self.rooms.entry(room).or_default().push(stream);
+                }
+                Word::Message { room, text } => waiting.push((room, text)),
+                Word::Pong => pongs_due -= 1,
+            }
+            if pongs_due == 0 {
+                waiting.drain(..).for_each(|(room, text)| self.pass_on(&room, &text));
+            }
+        }
+    }
+
+    fn pass_on(&mut self, room: &str, text: &[u8]) {
+        self.passed += 1;
+        let frame = frame(text);
+        let is_tenth = self.passed == 10;
+        if is_tenth && self.fault == Fault::Stall {
+            #[expect(clippy::disallowed_methods, reason = "the stall is what is tested")]
+            thread::sleep(Duration::from_millis(STALL_MS));
+        }
+        let members = self.rooms.get_mut(room).unwrap();
+        if is_tenth && self.fault == Fault::HangUp {
+            let _ = members.pop().unwrap().shutdown(std::net::Shutdown::Both);
+        }
+        let (first, others) = members.split_first_mut().unwrap();
+        others.iter_mut().for_each(|member| send(member, &frame));
+        let is_last = self.passed == 100;
+        match self.fault {
+            Fault::Lose if is_tenth => {}
+            Fault::LoseLast if is_last => {}
+            Fault::Repeat if is_tenth => send(first, &[frame.clone(), frame].concat()),
+            Fault::Swap if is_tenth => self.held = Some(frame),
+            _ => {
+                send(first, &frame);
+                if let Some(held) = self.held.take() {
+                    send(first, &held);
+                }
+            }
+        }
+    }
+}
+
+/// Who has hung up gets nothing.
+fn send(member: &mut TcpStream, bytes: &[u8]) {
+    let _ = member.write_all(bytes);
+}
+
+/// A server's text frame (RFC 6455, section 5.2).
+fn frame(text: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x81];
+    match u8::try_from(text.len()) {
+        Ok(len @ 0..126) => frame.push(len),
+        _ => {
+            frame.push(126);
+            frame.extend(u16::try_from(text.len()).unwrap().to_be_bytes());
+        }
+    }
+    frame.extend(text);
+    frame
+}
+
+const STALL_MS: u64 = 300;

@@ -1,0 +1,322 @@
+//! What shards say to each other about rooms: requests to a room's owner, deliveries from it.
+//!
+//! Invariants: between two shards each of the two kinds arrives in the order it was sent. A delivery is terminal:
+//! taking it produces no other delivery, so it is always taken. A request may produce at most two deliveries to
+//! any one shard, so it is taken only while no queue of deliveries is full. Every request that announces an answer
+//! gets exactly one, so a connection's count of unanswered commands always comes back to zero.
+//!
+//! Absent: how the envelopes travel, and what a peer's bytes looked like.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::chat::audience::AudienceId;
+use crate::ids::{ConnId, RoomName, Seq, UserName};
+use crate::message::close::ErrorCode;
+use crate::message::command::{HistoryFrom, Position};
+use crate::message::event::{Joined, Message, Presence, Reply, RoomSummary, Signal};
+
+/// A room in its owner's table. The generation tells apart rooms that used the same slot in turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RoomId {
+    pub(super) slot: u32,
+    pub(super) generation: u32,
+}
+
+/// How a request names its room.
+#[derive(Clone, Debug)]
+pub enum RoomRef {
+    /// As the owner's answer to a join named it.
+    Id(RoomId),
+    /// By name, while no join has been answered.
+    Name(RoomName),
+}
+
+/// One member of a room as its own shard and the owner both know it: the member's shard chooses the number, which
+/// stays the same from join to leave, so the owner finds the member without hashing or searching.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Seat {
+    /// Place in the owner's table of that shard's members.
+    pub number: u32,
+    /// Whose it is; checked against the table.
+    pub conn: ConnId,
+}
+
+/// What a member's shard asks of a room's owner.
+#[derive(Debug)]
+pub enum Request {
+    /// Enter. Answered by [`Delivery::Joined`] or [`Delivery::JoinRefused`].
+    Join(Box<JoinRequest>),
+    /// Be gone. Sent at most once for each join; never counted against a queue's bound, never answered.
+    Leave {
+        /// Which room.
+        room: RoomRef,
+        /// Who.
+        seat: Seat,
+        /// Whether the user stays present for a while, because it may reconnect.
+        grace: bool,
+    },
+    /// Say something that is kept. Answered when there is an `id`, or when it is refused.
+    Publish {
+        /// Which room.
+        room: RoomRef,
+        /// Who.
+        seat: Seat,
+        /// The command's tag.
+        id: Option<u64>,
+        /// What.
+        draft: Draft,
+    },
+    /// Say something that is not kept. Answered like a message.
+    Signal {
+        /// Which room.
+        room: RoomRef,
+        /// Who.
+        seat: Seat,
+        /// The command's tag.
+        id: Option<u64>,
+        /// What.
+        content: Bytes,
+    },
+    /// Replace a message by a tombstone. Answered like a message.
+    Delete {
+        /// Which room.
+        room: RoomRef,
+        /// Who.
+        seat: Seat,
+        /// The command's tag.
+        id: Option<u64>,
+        /// Which message.
+        seq: Seq,
+    },
+    /// Read a page of the past. Always answered.
+    History {
+        /// Which room.
+        room: RoomRef,
+        /// Who.
+        seat: Seat,
+        /// The command's tag.
+        id: u64,
+        /// From where.
+        from: HistoryFrom,
+        /// Most messages; at most [`crate::limits::PAGE_MAX`].
+        limit: usize,
+    },
+    /// Read a page of the users. Always answered.
+    Presence {
+        /// Which room.
+        room: RoomRef,
+        /// Who.
+        seat: Seat,
+        /// The command's tag.
+        id: u64,
+        /// Begin after this name.
+        after: Option<UserName>,
+        /// Most users; at most [`crate::limits::PAGE_MAX`].
+        limit: usize,
+    },
+    /// Send a frame to everyone in a room of the relay. Never answered.
+    Relay {
+        /// Which room.
+        room: RoomRef,
+        /// Who.
+        seat: Seat,
+        /// The frame as every member gets it.
+        frame: Bytes,
+    },
+    /// Send the next chunk of a replay. At most one for each [`Delivery::Replay`]; never counted against a queue's
+    /// bound. Answered by [`Delivery::Replay`].
+    ReplayNext {
+        /// Which room.
+        room: RoomId,
+        /// Who.
+        seat: Seat,
+    },
+    /// List rooms that live here. Answered by [`Delivery::Rooms`].
+    Rooms {
+        /// The asker's own number for its question.
+        gather: u64,
+        /// Begin after this name.
+        after: Option<RoomName>,
+        /// Most rooms.
+        limit: usize,
+    },
+    /// Answer when everything asked before this has been answered. At most one per connection and owner, never
+    /// counted against a queue's bound. Answered by [`Delivery::Settled`].
+    Settle {
+        /// Who asks.
+        conn: ConnId,
+    },
+}
+
+/// What a join asks for.
+#[derive(Debug)]
+pub struct JoinRequest {
+    /// The room's name.
+    pub room: RoomName,
+    /// The audience on the member's shard, to which the owner sends what everyone there gets.
+    pub audience: AudienceId,
+    /// The member.
+    pub seat: Seat,
+    /// Who it is; absent in the relay.
+    pub user: Option<UserName>,
+    /// Where the member left off.
+    pub since: Option<Position>,
+    /// Without `since`: how many of the latest messages to replay.
+    pub history: u64,
+    /// Whether it wants presence pushed.
+    pub presence: bool,
+    /// Handed back with the answer.
+    pub ticket: JoinTicket,
+}
+
+/// What the member's shard needs to know again when a join is answered.
+#[derive(Clone, Copy, Debug)]
+pub struct JoinTicket {
+    /// The command's tag.
+    pub id: Option<u64>,
+    /// Whether to say `ok` (a join from the URL gets one without a tag).
+    pub say_ok: bool,
+    /// The audience that is left when this join succeeds.
+    pub switch_from: Option<AudienceId>,
+}
+
+/// A message before its room has given it a place.
+#[derive(Debug)]
+pub struct Draft {
+    /// JSON text without raw CR or LF.
+    pub content: Bytes,
+    /// The sender's own name for it.
+    pub key: Option<Arc<str>>,
+    /// For members that filter.
+    pub tag: Option<Arc<str>>,
+    /// Whether the sender's own connection gets it as well.
+    pub echo: bool,
+}
+
+/// Why a command was refused by a room's owner.
+#[derive(Debug)]
+pub struct Refusal {
+    /// For programs.
+    pub code: ErrorCode,
+    /// For people: what was wrong and what to do.
+    pub message: Cow<'static, str>,
+}
+
+impl Refusal {
+    /// A refusal whose text is known beforehand.
+    #[must_use]
+    pub const fn new(code: ErrorCode, message: &'static str) -> Self {
+        Self { code, message: Cow::Borrowed(message) }
+    }
+}
+
+/// What a room's owner sends to a member's shard. An audience or connection that is no longer there is no error:
+/// whoever it was for has left.
+#[derive(Debug)]
+pub enum Delivery {
+    /// A message for everyone of an audience.
+    Message {
+        /// To whom.
+        audience: AudienceId,
+        /// What.
+        message: Arc<Message>,
+        /// Not to this one.
+        except: Option<ConnId>,
+    },
+    /// A signal for everyone of an audience.
+    Signal {
+        /// To whom.
+        audience: AudienceId,
+        /// What.
+        signal: Arc<Signal>,
+    },
+    /// A message became a tombstone.
+    Deleted {
+        /// To whom.
+        audience: AudienceId,
+        /// Which.
+        seq: Seq,
+    },
+    /// Who came and went, for those of an audience that asked.
+    Presence {
+        /// To whom.
+        audience: AudienceId,
+        /// What.
+        presence: Arc<Presence>,
+    },
+    /// A frame of the relay for everyone of an audience.
+    Relay {
+        /// To whom.
+        audience: AudienceId,
+        /// What.
+        frame: Bytes,
+    },
+    /// A join succeeded. What the owner sends to the audience from now on is for this member too, once its replay
+    /// has ended.
+    Joined(Box<JoinedReply>),
+    /// A join failed.
+    JoinRefused {
+        /// Which audience.
+        audience: AudienceId,
+        /// Who.
+        conn: ConnId,
+        /// As it was given.
+        ticket: JoinTicket,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// Part of a replay.
+    Replay {
+        /// Which audience.
+        audience: AudienceId,
+        /// Who.
+        conn: ConnId,
+        /// First and last message that retention took before they could be replayed.
+        gap: Option<(Seq, Seq)>,
+        /// Oldest first.
+        messages: Vec<Arc<Message>>,
+        /// Whether this was the last: the member is live from here on.
+        live: bool,
+    },
+    /// The answer to a command.
+    Reply {
+        /// Whose.
+        conn: ConnId,
+        /// The command's tag.
+        id: Option<u64>,
+        /// What came of it.
+        outcome: Result<Reply, Refusal>,
+    },
+    /// Rooms of one shard.
+    Rooms {
+        /// Which question.
+        gather: u64,
+        /// In the order of names.
+        rooms: Vec<RoomSummary>,
+    },
+    /// Answers [`Request::Settle`].
+    Settled {
+        /// Who asked.
+        conn: ConnId,
+    },
+}
+
+/// How a join succeeded.
+#[derive(Debug)]
+pub struct JoinedReply {
+    /// Which audience.
+    pub audience: AudienceId,
+    /// The member.
+    pub seat: Seat,
+    /// The room's place at its owner.
+    pub room: RoomId,
+    /// What the client is told; absent in the relay.
+    pub joined: Option<Joined>,
+    /// As it was given.
+    pub ticket: JoinTicket,
+    /// Whether there is nothing to replay. Otherwise a [`Delivery::Replay`] follows by itself.
+    pub live: bool,
+}

@@ -1,0 +1,226 @@
+//! The pure core of one shard: sessions, rooms and what they owe each other.
+//!
+//! No socket, clock, thread, lock, randomness or encoding is in here. The shell calls [`State::handle`] with one
+//! [`Input`], then [`State::poll_output`] until it is empty, and at the end of its turn moves
+//! [`State::take_deliveries`] and [`State::take_requests`] to the other shards' mailboxes.
+
+mod arena;
+mod arrivals;
+pub mod audience;
+mod auth;
+mod commands;
+mod delivery;
+mod directory;
+#[cfg(test)]
+mod driver;
+pub mod exchange;
+mod history;
+mod invariants;
+mod lifecycle;
+pub mod outbox;
+mod owner;
+pub mod placement;
+mod presence;
+mod random;
+mod room;
+mod session;
+pub mod state;
+#[cfg(test)]
+mod tests;
+pub mod wheel;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::ids::{ConnId, ShardId};
+use crate::limits::Limits;
+use crate::message::close::{CloseReason, ErrorCode};
+use crate::message::command::{Command, Connect};
+use crate::message::event::Event;
+
+pub use audience::AudienceId;
+pub use exchange::{Delivery, Request};
+pub use state::{Counts, State};
+
+/// What happens to a shard.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// A connection has finished its transport's handshake. Not used again for the same `conn` until the shell
+    /// has said [`Input::Closed`].
+    Opened {
+        /// The connection.
+        conn: ConnId,
+        /// What it speaks.
+        kind: ConnKind,
+        /// Fresh random bits, from which the session's secret and a guest's name are made.
+        entropy: u128,
+    },
+    /// A whole command was read. May be answered by [`Handled::Blocked`]: then nothing has happened, and the
+    /// shell keeps the command's bytes, stops reading and tries again after [`Output::Unblocked`].
+    Command {
+        /// Who sent it.
+        conn: ConnId,
+        /// What it says.
+        command: Command<'a>,
+    },
+    /// The URL named rooms: enter them as if `join` had been sent without `id`. Blocks like a command.
+    JoinFromUrl {
+        /// Who.
+        conn: ConnId,
+        /// The room's name, unchecked.
+        room: &'a str,
+    },
+    /// Something was read of which no command could be made: answer with an error.
+    BadCommand {
+        /// Who sent it.
+        conn: ConnId,
+        /// The command's tag, where it could be read.
+        id: Option<u64>,
+        /// Why it is refused.
+        code: ErrorCode,
+        /// What was wrong and what to do.
+        message: std::borrow::Cow<'static, str>,
+    },
+    /// A relay connection sent a message. Blocks like a command.
+    Relay {
+        /// Who sent it.
+        conn: ConnId,
+        /// The frame as every member will get it.
+        frame: Bytes,
+    },
+    /// The peer finished sending but still reads (TCP half-close): answer what is unanswered, finish the replay
+    /// that runs, then [`Output::Close`] with [`CloseReason::Normal`].
+    HalfClosed {
+        /// Who.
+        conn: ConnId,
+    },
+    /// The shell is done with the connection, whoever ended it. Nothing is output for it any more.
+    Closed {
+        /// Which.
+        conn: ConnId,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// An outbox has room again after [`Output::ReplayChunk`] (at once, when it never was full).
+    ReplayReady {
+        /// Whose.
+        conn: ConnId,
+        /// Which membership, as given.
+        audience: AudienceId,
+    },
+    /// Something that another shard sent; always taken, in the order it was sent.
+    Delivery {
+        /// By whom.
+        from: ShardId,
+        /// What.
+        delivery: Delivery,
+    },
+    /// Something that another shard asks; only given while [`State::takes_requests`].
+    Request {
+        /// By whom.
+        from: ShardId,
+        /// What.
+        request: Request,
+    },
+    /// [`State::next_deadline_ms`] has come.
+    Tick,
+    /// The server stops: tell every connection, refuse new commands.
+    Drain {
+        /// The latest that clients should come back, in milliseconds; each is given a time of its own up to it.
+        retry_after_max_ms: u64,
+    },
+}
+
+/// Whether an input was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Handled {
+    /// It was.
+    Done,
+    /// It was not, because a queue to another shard is full; give it again after [`Output::Unblocked`].
+    Blocked,
+}
+
+/// What a connection speaks.
+#[derive(Clone, Debug)]
+pub enum ConnKind {
+    /// The chat protocol.
+    Chat {
+        /// What the URL said in place of `connect`; `None` means that `connect` must come.
+        connect: Option<Connect<'static>>,
+        /// Whether heartbeats are events rather than the transport's own frames; false: [`Output::Ping`].
+        ping_as_event: bool,
+    },
+    /// One room of the relay, by its unchecked name.
+    Relay {
+        /// The room.
+        room: String,
+    },
+}
+
+/// What a shard wants done. In order.
+#[derive(Debug)]
+pub enum Output {
+    /// Send one event to one connection.
+    Send {
+        /// To whom.
+        conn: ConnId,
+        /// What.
+        event: Event,
+    },
+    /// Send one event to the members of an audience: those that [`State::audience`] gives at this moment, but
+    /// for `except`.
+    Fanout {
+        /// To whom.
+        audience: AudienceId,
+        /// What.
+        event: Event,
+        /// Not to this one.
+        except: Option<ConnId>,
+    },
+    /// Send messages of the past to one connection, then say [`Input::ReplayReady`] once its outbox is at most
+    /// half full.
+    ReplayChunk {
+        /// To whom.
+        conn: ConnId,
+        /// Which membership, for the answer.
+        audience: AudienceId,
+        /// Oldest first.
+        messages: Vec<Arc<crate::message::event::Message>>,
+    },
+    /// Send a ping frame of the transport.
+    Ping {
+        /// To whom.
+        conn: ConnId,
+    },
+    /// Flush the outbox, say goodbye and close. The shell answers with [`Input::Closed`] when it is done.
+    Close {
+        /// Whom.
+        conn: ConnId,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// A connection whose input was [`Handled::Blocked`] may try again.
+    Unblocked {
+        /// Which.
+        conn: ConnId,
+    },
+}
+
+/// What the core needs to know of its surroundings.
+#[derive(Clone, Debug)]
+pub struct CoreConfig {
+    /// Which shard this is.
+    pub shard: ShardId,
+    /// How many there are.
+    pub shards: u16,
+    /// Caps and times.
+    pub limits: Limits,
+    /// Names the server in `welcome`.
+    pub node: Arc<str>,
+    /// Envelopes to another shard that may wait ([`crate::limits::EXCHANGE_BACKLOG_MAX`]; simulations use 1).
+    pub exchange_backlog_max: usize,
+    /// Seeds epochs and the phases of heartbeats.
+    pub seed: u64,
+}

@@ -1,0 +1,471 @@
+//! What a room's owner does: gives positions, keeps the past, knows who is here, and tells the shards that listen.
+//!
+//! Invariants: one envelope per message and interested shard. A message reaches its sender's shard before the answer
+//! to it does. Nothing here looks at a connection: members are seats of some shard, this one or another.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::chat::exchange::{Delivery, Draft, JoinRequest, JoinedReply, Refusal, Request, RoomId, RoomRef, Seat};
+use crate::chat::lifecycle::Timer;
+use crate::chat::room::{Idle, Room};
+use crate::chat::state::{Deferred, State};
+use crate::ids::{ConnId, Epoch, Namespace, RoomName, Seq, ShardId, UserName};
+use crate::limits::{HISTORY_PAGE_BYTES, ROOM_IDLE_KEEP_MS, ROOMS_IDLE_MAX};
+use crate::message::close::ErrorCode;
+use crate::message::command::HistoryFrom;
+use crate::message::event::{Event, Joined, Reply, Role, Signal};
+
+impl State {
+    pub(super) fn on_request(&mut self, from: ShardId, request: Request) {
+        match request {
+            Request::Publish { room, seat, id, draft } => match self.member(from, &room, seat) {
+                Ok((room, Some(sender))) => self.publish_here(room, (from, seat.conn), id, sender, draft),
+                Ok((_, None)) => {}
+                Err(refusal) => self.reply(from, seat.conn, id, Err(refusal)),
+            },
+            Request::Relay { room, seat, frame } => {
+                if let Ok((room, _)) = self.member(from, &room, seat) {
+                    self.relay_here(room, frame);
+                }
+            }
+            Request::Join(join) => self.join_here(from, &join),
+            Request::Leave { room, seat, grace } => self.leave_here(from, &room, seat, grace),
+            Request::ReplayNext { room, seat } => self.replay_here(from, room, seat),
+            Request::Signal { room, seat, id, content } => {
+                let outcome = self.signal_here(from, &room, seat, content);
+                self.reply(from, seat.conn, id, outcome);
+            }
+            Request::Delete { room, seat, id, seq } => {
+                let outcome = self.delete_here(from, &room, seat, seq);
+                self.reply(from, seat.conn, id, outcome);
+            }
+            Request::History { room, seat, id, from: start, limit } => {
+                let outcome = self.history_here(from, &room, seat, start, limit);
+                self.reply(from, seat.conn, Some(id), outcome);
+            }
+            Request::Presence { room, seat, id, after, limit } => {
+                let outcome = self.presence_here(from, &room, seat, after.as_ref(), limit);
+                self.reply(from, seat.conn, Some(id), outcome);
+            }
+            Request::Rooms { gather, after, limit } => {
+                let rooms = self.rooms_here(after.as_ref(), limit);
+                self.deliver(from, Delivery::Rooms { gather, rooms });
+            }
+            Request::Settle { conn } => self.deliver(from, Delivery::Settled { conn }),
+        }
+    }
+
+    /// Gives a member's message its place and tells everyone; `sender` is the connection and its shard.
+    #[inline]
+    pub(super) fn publish_here(
+        &mut self,
+        id: RoomId,
+        sender: (ShardId, ConnId),
+        tag: Option<u64>,
+        user: UserName,
+        draft: Draft,
+    ) {
+        let Some(room) = self.rooms.get_mut(id.slot, id.generation) else {
+            return;
+        };
+        let echo = draft.echo;
+        let weight = room.history.weight();
+        let message = room.publish(user, draft, &self.config.limits, self.now);
+        self.history_weight = self.history_weight - weight + room.history.weight();
+        let mut local = None;
+        for listener in &room.listeners {
+            let audience = listener.audience;
+            let except = (!echo && listener.shard == sender.0).then_some(sender.1);
+            if listener.shard == self.here {
+                local = Some((audience, except));
+            } else {
+                let message = Arc::clone(&message);
+                self.lanes.push_delivery(listener.shard, Delivery::Message { audience, message, except });
+            }
+        }
+        if let Some((audience, except)) = local {
+            debug_assert!(self.deferred.is_empty(), "nobody joins and speaks in one input");
+            self.fan_out_message(audience, Arc::clone(&message), except);
+        }
+        if tag.is_some() {
+            let sent = Reply::Sent {
+                room: message.room.clone(),
+                seq: message.seq,
+                timestamp: message.timestamp,
+                durable: false,
+            };
+            self.reply(sender.0, sender.1, tag, Ok(sent));
+        }
+        if self.history_weight > self.history_weight_max {
+            self.shed_history(id);
+        }
+    }
+
+    /// Tells everyone in a room of the relay.
+    #[inline]
+    pub(super) fn relay_here(&mut self, id: RoomId, frame: Bytes) {
+        let Some(room) = self.rooms.get(id.slot, id.generation) else {
+            return;
+        };
+        let mut local = None;
+        for listener in &room.listeners {
+            if listener.shard == self.here {
+                local = Some(listener.audience);
+            } else {
+                let delivery = Delivery::Relay { audience: listener.audience, frame: frame.clone() };
+                self.lanes.push_delivery(listener.shard, delivery);
+            }
+        }
+        if let Some(audience) = local {
+            debug_assert!(self.deferred.is_empty(), "nobody joins and speaks in one input");
+            self.fan_out(audience, Event::Relay(frame), None);
+        }
+    }
+
+    fn join_here(&mut self, from: ShardId, join: &JoinRequest) {
+        let Some(id) = self.room_to_join(&join.room) else {
+            let text = "this server holds as many rooms as it can: try again later, or join a room that exists";
+            let refusal = Refusal::new(ErrorCode::Overloaded, text);
+            let (audience, conn, ticket) = (join.audience, join.seat.conn, join.ticket);
+            return self.deliver(from, Delivery::JoinRefused { audience, conn, ticket, refusal });
+        };
+        let Some(room) = self.rooms.get_mut(id.slot, id.generation) else {
+            return;
+        };
+        if let Some(idle) = room.idle.take() {
+            self.idle_rooms.remove(&idle.stamp);
+        }
+        let start = room.enter(from, join, self.now);
+        let joined = match (&room.people, &join.user) {
+            (Some(people), Some(user)) => Some(Joined {
+                room: room.name.clone(),
+                epoch: room.epoch,
+                seq: room.head,
+                members: people.count(),
+                role: people.role(user),
+                recovered: start.recovered,
+            }),
+            _ => None,
+        };
+        let reply = JoinedReply {
+            audience: join.audience,
+            seat: join.seat,
+            room: id,
+            joined,
+            ticket: join.ticket,
+            live: start.live,
+        };
+        self.deliver(from, Delivery::Joined(Box::new(reply)));
+        if !start.live {
+            self.replay_here(from, id, join.seat);
+        }
+        self.arm(id);
+    }
+
+    fn leave_here(&mut self, from: ShardId, room: &RoomRef, seat: Seat, grace: bool) {
+        let Some(id) = self.resolve(room) else {
+            return;
+        };
+        let grace_ms = self.config.limits.presence_grace.as_millis() as u64;
+        let until = (grace && grace_ms > 0).then(|| self.now.ms() + grace_ms);
+        let left = self.rooms.get_mut(id.slot, id.generation).is_some_and(|room| room.leave(from, seat, until));
+        if left {
+            self.arm(id);
+            self.settle_room(id);
+        }
+    }
+
+    fn replay_here(&mut self, from: ShardId, id: RoomId, seat: Seat) {
+        let Some(room) = self.rooms.get_mut(id.slot, id.generation) else {
+            return;
+        };
+        if let (Some(audience), Some(chunk)) = (room.audience(from), room.replay(from, seat)) {
+            let (gap, messages, live) = (chunk.gap, chunk.messages, chunk.live);
+            self.deliver(from, Delivery::Replay { audience, conn: seat.conn, gap, messages, live });
+        }
+    }
+
+    fn signal_here(&mut self, from: ShardId, room: &RoomRef, seat: Seat, content: Bytes) -> Result<Reply, Refusal> {
+        let (id, user) = self.member(from, room, seat)?;
+        if let (Some(sender), Some(room)) = (user, self.rooms.get(id.slot, id.generation)) {
+            let signal = Arc::new(Signal { room: room.name.clone(), sender, content });
+            self.tell_listeners(id, |audience| Delivery::Signal { audience, signal: Arc::clone(&signal) });
+        }
+        Ok(Reply::Done)
+    }
+
+    fn delete_here(&mut self, from: ShardId, room: &RoomRef, seat: Seat, seq: Seq) -> Result<Reply, Refusal> {
+        let (id, user) = self.member(from, room, seat)?;
+        let (Some(user), Some(room)) = (user, self.rooms.get_mut(id.slot, id.generation)) else {
+            return Ok(Reply::Done);
+        };
+        let Some(message) = room.history.get(seq) else {
+            return Err(Refusal::new(ErrorCode::NotFound, "no message with that `seq` is kept in this room"));
+        };
+        let host = room.people.as_ref().is_some_and(|people| people.role(&user) == Role::Host);
+        if message.sender != user && !host {
+            return Err(Refusal::new(ErrorCode::Forbidden, "only its sender and the room's host may delete a message"));
+        }
+        if message.deleted {
+            return Ok(Reply::Done);
+        }
+        let weight = room.history.weight();
+        room.history.bury(seq);
+        self.history_weight = self.history_weight - weight + room.history.weight();
+        self.tell_listeners(id, |audience| Delivery::Deleted { audience, seq });
+        Ok(Reply::Done)
+    }
+
+    fn history_here(
+        &self,
+        from: ShardId,
+        room: &RoomRef,
+        seat: Seat,
+        start: HistoryFrom,
+        limit: usize,
+    ) -> Result<Reply, Refusal> {
+        let (id, _) = self.member(from, room, seat)?;
+        let room = self.rooms.get(id.slot, id.generation).ok_or(NOT_MEMBER)?;
+        let (messages, more) = room.history.page(start, limit, HISTORY_PAGE_BYTES);
+        Ok(Reply::History { room: room.name.clone(), epoch: room.epoch, messages, more })
+    }
+
+    fn presence_here(
+        &mut self,
+        from: ShardId,
+        room: &RoomRef,
+        seat: Seat,
+        after: Option<&UserName>,
+        limit: usize,
+    ) -> Result<Reply, Refusal> {
+        let (id, _) = self.member(from, room, seat)?;
+        let room = self.rooms.get_mut(id.slot, id.generation).ok_or(NOT_MEMBER)?;
+        let people = room.people.as_mut().ok_or(NOT_MEMBER)?;
+        let (users, more) = people.page(after, limit);
+        let next = users.last().filter(|_| more).map(|last| last.user.clone());
+        Ok(Reply::Users { users, count: people.count(), next })
+    }
+
+    /// The room, and the user on that seat of it.
+    fn member(&self, from: ShardId, room: &RoomRef, seat: Seat) -> Result<(RoomId, Option<UserName>), Refusal> {
+        let id = self.resolve(room).ok_or(NOT_MEMBER)?;
+        let room = self.rooms.get(id.slot, id.generation).ok_or(NOT_MEMBER)?;
+        let occupant = room.occupant(from, seat).ok_or(NOT_MEMBER)?;
+        Ok((id, occupant.user.clone()))
+    }
+
+    fn resolve(&self, room: &RoomRef) -> Option<RoomId> {
+        match room {
+            RoomRef::Id(id) => Some(*id),
+            RoomRef::Name(name) => self.room_by_name.get(name).copied(),
+        }
+    }
+
+    fn tell_listeners(&mut self, id: RoomId, delivery: impl Fn(crate::chat::AudienceId) -> Delivery) {
+        let Some(room) = self.rooms.get(id.slot, id.generation) else {
+            return;
+        };
+        let mut local = None;
+        for listener in &room.listeners {
+            if listener.shard == self.here {
+                local = Some(delivery(listener.audience));
+            } else {
+                self.lanes.push_delivery(listener.shard, delivery(listener.audience));
+            }
+        }
+        if let Some(delivery) = local {
+            self.deliver(self.here, delivery);
+        }
+    }
+
+    /// Sends to a member's shard. To this one it is done at once if that cannot change an audience for which
+    /// something may still wait to be polled.
+    #[inline]
+    pub(super) fn deliver(&mut self, to: ShardId, delivery: Delivery) {
+        if to != self.here {
+            self.lanes.push_delivery(to, delivery);
+        } else if self.deferred.is_empty() && !changes_audience(&delivery) {
+            self.on_delivery(delivery);
+        } else {
+            self.deferred.push_back(Deferred::Delivery(delivery));
+        }
+    }
+
+    fn reply(&mut self, to: ShardId, conn: ConnId, id: Option<u64>, outcome: Result<Reply, Refusal>) {
+        if id.is_none() && outcome.is_ok() {
+            return;
+        }
+        if to != self.here {
+            return self.lanes.push_delivery(to, Delivery::Reply { conn, id, outcome });
+        }
+        match outcome {
+            Ok(body) => self.send(conn, Event::Ok { id, body }),
+            Err(refusal) => self.refuse(conn, id, refusal),
+        }
+    }
+
+    /// The room of that name, made if it is new; nothing when there are too many.
+    fn room_to_join(&mut self, name: &RoomName) -> Option<RoomId> {
+        if let Some(id) = self.room_by_name.get(name) {
+            return Some(*id);
+        }
+        if name.namespace() == Namespace::Chat && self.rooms.len() >= self.rooms_max && !self.forget_oldest_idle() {
+            return None;
+        }
+        let room = Room::new(name.clone(), Epoch(self.random.next()));
+        let (slot, generation) = self.rooms.insert(room);
+        let id = RoomId { slot, generation };
+        self.room_by_name.insert(name.clone(), id);
+        Some(id)
+    }
+
+    /// Puts the room's next push of presence and the next end of a grace on the wheel.
+    pub(super) fn arm(&mut self, id: RoomId) {
+        let Some(room) = self.rooms.get_mut(id.slot, id.generation) else {
+            return;
+        };
+        let phase = room.name.placement_hash();
+        let Some(people) = &mut room.people else {
+            return;
+        };
+        if !people.push_armed
+            && let Some(due) = people.push_deadline_ms(self.now.ms(), phase)
+        {
+            people.push_armed = true;
+            self.wheel.schedule(due, Timer::Presence(id));
+        }
+        if !people.grace_armed
+            && let Some(due) = people.grace_deadline_ms()
+        {
+            people.grace_armed = true;
+            self.wheel.schedule(due, Timer::Grace(id));
+        }
+    }
+
+    /// Tells those who want to know who came and went. When queues are full it waits, and says less.
+    pub(super) fn push_presence(&mut self, id: RoomId) {
+        let full = self.lanes.deliveries_full();
+        let Some(room) = self.rooms.get_mut(id.slot, id.generation) else {
+            return;
+        };
+        let Some(people) = &mut room.people else {
+            return;
+        };
+        if full {
+            return self.wheel.schedule(self.now.ms() + PRESENCE_RETRY_MS, Timer::Presence(id));
+        }
+        people.push_armed = false;
+        let Some(presence) = people.take_push(&room.name, self.now.ms()) else {
+            return;
+        };
+        let presence = Arc::new(presence);
+        let asked = room.listeners.iter().filter(|listener| listener.presence > 0);
+        let to: Vec<_> = asked.map(|listener| (listener.shard, listener.audience)).collect();
+        for (shard, audience) in to {
+            self.deliver(shard, Delivery::Presence { audience, presence: Arc::clone(&presence) });
+        }
+    }
+
+    /// Gives up the users of a room whose grace has ended.
+    pub(super) fn end_grace(&mut self, id: RoomId) {
+        let Some(people) = self.rooms.get_mut(id.slot, id.generation).and_then(|room| room.people.as_mut()) else {
+            return;
+        };
+        people.grace_armed = false;
+        people.expire(self.now.ms());
+        self.arm(id);
+        self.settle_room(id);
+    }
+
+    /// Forgets a room that nobody is in, or lets its history keep it for a while.
+    fn settle_room(&mut self, id: RoomId) {
+        let Some(room) = self.rooms.get_mut(id.slot, id.generation) else {
+            return;
+        };
+        if !room.is_deserted() || room.idle.is_some() {
+            return;
+        }
+        if room.is_empty() {
+            self.forget_room(id);
+            return;
+        }
+        let stamp = self.idle_stamp;
+        self.idle_stamp += 1;
+        room.idle = Some(Idle { stamp, since_ms: self.now.ms() });
+        self.idle_rooms.insert(stamp, id);
+        if self.idle_rooms.len() > ROOMS_IDLE_MAX {
+            self.forget_oldest_idle();
+        }
+        self.arm_idle();
+    }
+
+    /// Forgets the rooms that have been idle too long.
+    pub(super) fn end_idle(&mut self) {
+        self.idle_armed = false;
+        while let Some(deadline) = self.idle_deadline_ms() {
+            if deadline > self.now.ms() {
+                break;
+            }
+            self.forget_oldest_idle();
+        }
+        self.arm_idle();
+    }
+
+    fn arm_idle(&mut self) {
+        if !self.idle_armed
+            && let Some(deadline) = self.idle_deadline_ms()
+        {
+            self.idle_armed = true;
+            self.wheel.schedule(deadline, Timer::Idle);
+        }
+    }
+
+    fn idle_deadline_ms(&self) -> Option<u64> {
+        let (_, id) = self.idle_rooms.first_key_value()?;
+        let idle = self.rooms.get(id.slot, id.generation)?.idle?;
+        Some(idle.since_ms + ROOM_IDLE_KEEP_MS)
+    }
+
+    fn forget_oldest_idle(&mut self) -> bool {
+        let Some((_, id)) = self.idle_rooms.pop_first() else {
+            return false;
+        };
+        self.forget_room(id);
+        true
+    }
+
+    fn forget_room(&mut self, id: RoomId) {
+        if let Some(room) = self.rooms.remove(id.slot, id.generation) {
+            self.room_by_name.remove(&room.name);
+            self.history_weight -= room.history.weight();
+        }
+    }
+
+    /// Forgets messages until the shard's history is within its bound: first of idle rooms, then of the room that
+    /// has just grown.
+    fn shed_history(&mut self, id: RoomId) {
+        while self.history_weight > self.history_weight_max {
+            if self.forget_oldest_idle() {
+                continue;
+            }
+            let Some(room) = self.rooms.get_mut(id.slot, id.generation).filter(|room| room.history.len() > 1) else {
+                return;
+            };
+            let weight = room.history.weight();
+            room.history.forget_oldest();
+            self.history_weight = self.history_weight - weight + room.history.weight();
+        }
+    }
+}
+
+/// Whether a delivery adds or removes members of an audience.
+fn changes_audience(delivery: &Delivery) -> bool {
+    matches!(delivery, Delivery::Joined(_) | Delivery::JoinRefused { .. } | Delivery::Replay { .. })
+}
+
+const NOT_MEMBER: Refusal = Refusal::new(ErrorCode::NotMember, "join the room first");
+
+/// How long a push of presence waits for room in the queues.
+const PRESENCE_RETRY_MS: u64 = 100;

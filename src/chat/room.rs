@@ -1,0 +1,421 @@
+//! The owner half of a room: its log, its members by shard, and who is present.
+//!
+//! Invariants: positions are given in order and never twice within an epoch; timestamps never go back. A member that
+//! is live (no cursor) gets every message published after the delivery that made it so. A listener has at least one
+//! member. A room of the relay has neither people nor history.
+//!
+//! Absent: other rooms, timers and queues; the state around it decides where things go.
+
+use std::sync::Arc;
+
+use crate::chat::audience::AudienceId;
+use crate::chat::exchange::{Draft, JoinRequest, Seat};
+use crate::chat::history::History;
+use crate::chat::presence::People;
+use crate::clock::Time;
+use crate::ids::{ConnId, Epoch, Namespace, RoomName, Seq, ShardId, UserName};
+use crate::limits::{Limits, REPLAY_CHUNK_BYTES, REPLAY_CHUNK_MESSAGES};
+use crate::message::event::Message;
+
+/// A room on its owner shard.
+#[derive(Debug)]
+pub(super) struct Room {
+    pub(super) name: RoomName,
+    pub(super) epoch: Epoch,
+    /// The last position given.
+    pub(super) head: Seq,
+    last_timestamp: u64,
+    pub(super) history: History,
+    /// Shards with members, in order.
+    pub(super) listeners: Vec<Listener>,
+    /// Absent in the relay.
+    pub(super) people: Option<Box<People>>,
+    /// Since when nobody is here, while only history keeps the room.
+    pub(super) idle: Option<Idle>,
+}
+
+/// A shard with members.
+#[derive(Debug)]
+pub(super) struct Listener {
+    pub(super) shard: ShardId,
+    pub(super) audience: AudienceId,
+    /// Members by seat number.
+    seats: Vec<Option<Occupant>>,
+    pub(super) members: u32,
+    /// Members that want presence.
+    pub(super) presence: u32,
+}
+
+/// One member.
+#[derive(Debug)]
+pub(super) struct Occupant {
+    conn: ConnId,
+    /// Absent in the relay.
+    pub(super) user: Option<UserName>,
+    /// What its replay sends next; none when it is live.
+    cursor: Option<Seq>,
+    presence: bool,
+}
+
+/// When a room became idle.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Idle {
+    /// Place in the order of idle rooms.
+    pub(super) stamp: u64,
+    pub(super) since_ms: u64,
+}
+
+/// The next part of a member's replay.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    pub(super) gap: Option<(Seq, Seq)>,
+    pub(super) messages: Vec<Arc<Message>>,
+    pub(super) live: bool,
+}
+
+/// Where a member's replay begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Start {
+    /// Nothing to replay: live at once.
+    pub(super) live: bool,
+    /// Whether `since` could be met; absent without `since`.
+    pub(super) recovered: Option<bool>,
+}
+
+impl Room {
+    pub(super) fn new(name: RoomName, epoch: Epoch) -> Self {
+        let people = (name.namespace() == Namespace::Chat).then(Box::default);
+        Self {
+            name,
+            epoch,
+            head: Seq(0),
+            last_timestamp: 0,
+            history: History::default(),
+            listeners: Vec::new(),
+            people,
+            idle: None,
+        }
+    }
+
+    /// Gives a message its place, and keeps it as long as `limits` allow.
+    pub(super) fn publish(&mut self, sender: UserName, draft: Draft, limits: &Limits, now: Time) -> Arc<Message> {
+        self.head = self.head.next();
+        self.last_timestamp = self.last_timestamp.max(now.unix_ms);
+        let message = Arc::new(Message {
+            room: self.name.clone(),
+            seq: self.head,
+            sender,
+            content: draft.content,
+            timestamp: self.last_timestamp,
+            tag: draft.tag,
+            key: draft.key,
+            deleted: false,
+        });
+        if limits.history_size > 0 {
+            self.history.push(Arc::clone(&message), limits.history_size, limits.history_bytes);
+        }
+        message
+    }
+
+    /// Seats a member that is not here yet, and decides what is replayed to it.
+    pub(super) fn enter(&mut self, from: ShardId, join: &JoinRequest, now: Time) -> Start {
+        let (start, cursor) = self.start_of(join);
+        if let (Some(people), Some(user)) = (&mut self.people, &join.user) {
+            people.enter(user, now.unix_ms);
+            if join.presence {
+                people.listen(true);
+            }
+        }
+        let index = match self.find_listener(from) {
+            Ok(index) => index,
+            Err(index) => {
+                // Most rooms have members on few shards, and many have a single member.
+                self.listeners.reserve_exact(usize::from(self.listeners.is_empty()));
+                self.listeners.insert(index, Listener::new(from, join.audience));
+                index
+            }
+        };
+        debug_assert_eq!(self.listeners[index].audience, join.audience, "a shard has one audience per room");
+        let occupant = Occupant { conn: join.seat.conn, user: join.user.clone(), cursor, presence: join.presence };
+        self.listeners[index].seat(join.seat.number, occupant);
+        start
+    }
+
+    /// Takes a member away; its user stays present until `grace_until_ms`, if that is given. False when it was not
+    /// here.
+    pub(super) fn leave(&mut self, from: ShardId, seat: Seat, grace_until_ms: Option<u64>) -> bool {
+        let Ok(index) = self.find_listener(from) else {
+            return false;
+        };
+        let Some(occupant) = self.listeners[index].unseat(seat) else {
+            return false;
+        };
+        if self.listeners[index].members == 0 {
+            self.listeners.remove(index);
+            if self.listeners.is_empty() {
+                self.listeners = Vec::new();
+            }
+        }
+        if let (Some(people), Some(user)) = (&mut self.people, &occupant.user) {
+            if occupant.presence {
+                people.listen(false);
+            }
+            people.exit(user, grace_until_ms);
+        }
+        true
+    }
+
+    /// The member on a seat, if it is still the same connection.
+    pub(super) fn occupant(&self, from: ShardId, seat: Seat) -> Option<&Occupant> {
+        let listener = &self.listeners[self.find_listener(from).ok()?];
+        listener.seats.get(seat.number as usize)?.as_ref().filter(|occupant| occupant.conn == seat.conn)
+    }
+
+    /// The audience of the members from one shard.
+    pub(super) fn audience(&self, from: ShardId) -> Option<AudienceId> {
+        self.find_listener(from).ok().map(|index| self.listeners[index].audience)
+    }
+
+    /// The next chunk of a member's replay. When it meets the head the member is live from this moment on. Nothing
+    /// when the member has left or is live already.
+    pub(super) fn replay(&mut self, from: ShardId, seat: Seat) -> Option<Chunk> {
+        let index = self.find_listener(from).ok()?;
+        let occupant = self.listeners[index].seats.get_mut(seat.number as usize)?.as_mut()?;
+        let mut cursor = occupant.cursor.filter(|_| occupant.conn == seat.conn)?;
+        let first = self.history.first().unwrap_or(self.head.next());
+        let gap = (cursor < first).then(|| (cursor, Seq(first.0 - 1)));
+        cursor = cursor.max(first);
+        let messages = self.history.chunk(cursor, REPLAY_CHUNK_MESSAGES, REPLAY_CHUNK_BYTES);
+        cursor = Seq(cursor.0 + messages.len() as u64);
+        let live = cursor > self.head;
+        occupant.cursor = (!live).then_some(cursor);
+        Some(Chunk { gap, messages, live })
+    }
+
+    /// Whether nothing is left that anyone could ask for.
+    pub(super) fn is_empty(&self) -> bool {
+        self.is_deserted() && self.history.is_empty()
+    }
+
+    /// Whether nobody is here, not even in grace.
+    pub(super) fn is_deserted(&self) -> bool {
+        self.listeners.is_empty() && self.people.as_ref().is_none_or(|people| people.is_empty())
+    }
+
+    fn start_of(&self, join: &JoinRequest) -> (Start, Option<Seq>) {
+        let (recovered, after) = match join.since {
+            Some(since) => {
+                let covered = since.epoch == self.epoch && self.history.covers_after(since.seq, self.head);
+                (Some(covered), if covered { since.seq } else { self.head })
+            }
+            None => (None, Seq(self.head.0 - join.history.min(self.history.len() as u64))),
+        };
+        let live = after == self.head;
+        (Start { live, recovered }, (!live).then(|| after.next()))
+    }
+
+    #[inline]
+    fn find_listener(&self, shard: ShardId) -> Result<usize, usize> {
+        self.listeners.binary_search_by_key(&shard, |listener| listener.shard)
+    }
+
+    /// Panics unless the invariants hold.
+    pub(super) fn check(&self) {
+        self.history.check();
+        assert!(self.history.len() as u64 <= self.head.0);
+        assert!(self.listeners.is_sorted_by(|a, b| a.shard < b.shard), "one listener per shard, in order");
+        let occupants = || self.listeners.iter().flat_map(|l| l.seats.iter().flatten());
+        for listener in &self.listeners {
+            let seated = listener.seats.iter().flatten().count();
+            let presence = listener.seats.iter().flatten().filter(|o| o.presence).count();
+            assert!(seated > 0, "a listener has members");
+            assert_eq!((listener.members, listener.presence), (seated as u32, presence as u32));
+        }
+        assert!(occupants().all(|o| o.cursor.is_none_or(|c| c <= self.head)), "what has met the head is live");
+        if let Some(people) = &self.people {
+            people.check(occupants().count() as u32, occupants().filter(|o| o.presence).count() as u32);
+        }
+        assert_eq!(self.idle.is_some(), self.is_deserted(), "deserted rooms are idle");
+    }
+}
+
+impl Listener {
+    fn new(shard: ShardId, audience: AudienceId) -> Self {
+        Self { shard, audience, seats: Vec::new(), members: 0, presence: 0 }
+    }
+
+    /// Seats and who is on them.
+    pub(super) fn seated(&self) -> impl Iterator<Item = Seat> {
+        let numbered = self.seats.iter().enumerate();
+        numbered.filter_map(|(number, o)| o.as_ref().map(|o| Seat { number: number as u32, conn: o.conn }))
+    }
+
+    fn seat(&mut self, number: u32, occupant: Occupant) {
+        let number = number as usize;
+        if self.seats.len() <= number {
+            self.seats.reserve_exact(usize::from(self.seats.is_empty()));
+            self.seats.resize_with(number + 1, || None);
+        }
+        debug_assert!(self.seats[number].is_none(), "a seat is given once");
+        self.members += 1;
+        self.presence += u32::from(occupant.presence);
+        self.seats[number] = Some(occupant);
+    }
+
+    fn unseat(&mut self, seat: Seat) -> Option<Occupant> {
+        let entry = self.seats.get_mut(seat.number as usize)?;
+        if entry.as_ref()?.conn != seat.conn {
+            return None;
+        }
+        let occupant = entry.take()?;
+        self.members -= 1;
+        self.presence -= u32::from(occupant.presence);
+        while let Some(None) = self.seats.last() {
+            self.seats.pop();
+        }
+        if self.seats.len() < self.seats.capacity() / 4 {
+            self.seats.shrink_to(self.seats.len() * 2);
+        }
+        Some(occupant)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat::audience::Part;
+    use crate::chat::exchange::JoinTicket;
+    use crate::message::command::Position;
+
+    const HERE: ShardId = ShardId(0);
+    const THERE: ShardId = ShardId(1);
+
+    fn room() -> Room {
+        Room::new(RoomName::new(Namespace::Chat, "lobby").unwrap(), Epoch(5))
+    }
+
+    fn seat(number: u32) -> Seat {
+        Seat { number, conn: ConnId { slot: 100 + number, generation: 1 } }
+    }
+
+    fn join(number: u32, since: Option<Position>, history: u64) -> JoinRequest {
+        JoinRequest {
+            room: RoomName::new(Namespace::Chat, "lobby").unwrap(),
+            audience: AudienceId { slot: 3, generation: 0, part: Part::Live },
+            seat: seat(number),
+            user: Some(UserName::new(&format!("user-{number}")).unwrap()),
+            since,
+            history,
+            presence: false,
+            ticket: JoinTicket { id: None, say_ok: false, switch_from: None },
+        }
+    }
+
+    fn publish(room: &mut Room, messages: u64, history_size: usize) {
+        let limits = Limits { history_size, ..Limits::default() };
+        for _ in 0..messages {
+            let draft = Draft { content: "1".into(), key: None, tag: None, echo: true };
+            let now = Time { us: 0, unix_ms: 1_000 - room.head.0.min(900) };
+            room.publish(UserName::new("ann").unwrap(), draft, &limits, now);
+        }
+    }
+
+    fn since(epoch: u64, seq: u64) -> Option<Position> {
+        Some(Position { epoch: Epoch(epoch), seq: Seq(seq) })
+    }
+
+    #[test]
+    fn time_does_not_go_back_when_the_clock_does() {
+        let mut room = room();
+        publish(&mut room, 5, 10);
+        room.history.check();
+        assert_eq!(room.history.get(Seq(5)).unwrap().timestamp, 1_000);
+        assert_eq!(room.head, Seq(5));
+    }
+
+    #[test]
+    fn a_replay_begins_where_the_member_left_off_or_is_refused() {
+        let mut room = room();
+        publish(&mut room, 10, 4);
+        let start = |since, history| {
+            let (start, cursor) = room.start_of(&join(0, since, history));
+            assert_eq!(start.live, cursor.is_none());
+            (start.recovered, cursor.map(|seq| seq.0))
+        };
+        assert_eq!(start(None, 0), (None, None));
+        assert_eq!(start(None, 2), (None, Some(9)));
+        assert_eq!(start(None, u64::MAX), (None, Some(7)));
+        assert_eq!(start(since(5, 8), 3), (Some(true), Some(9)));
+        assert_eq!(start(since(5, 6), 0), (Some(true), Some(7)));
+        assert_eq!(start(since(5, 10), 0), (Some(true), None));
+        assert_eq!(start(since(5, 5), 0), (Some(false), None), "retention took what came after");
+        assert_eq!(start(since(5, 11), 0), (Some(false), None), "the future");
+        assert_eq!(start(since(4, 8), 9), (Some(false), None), "another life");
+        assert_eq!(start(since(5, u64::MAX), 0), (Some(false), None));
+    }
+
+    #[test]
+    fn a_replay_meets_the_head_and_says_what_retention_took() {
+        let mut room = room();
+        publish(&mut room, 100, 100);
+        assert!(!room.enter(HERE, &join(0, None, 100), Time::default()).live);
+        let chunk = room.replay(HERE, seat(0)).unwrap();
+        assert_eq!((chunk.messages.len(), chunk.gap, chunk.live), (64, None, false));
+        publish(&mut room, 90, 100);
+        let chunk = room.replay(HERE, seat(0)).unwrap();
+        assert_eq!(chunk.gap, Some((Seq(65), Seq(90))));
+        assert_eq!((chunk.messages[0].seq, chunk.live), (Seq(91), false));
+        let chunk = room.replay(HERE, seat(0)).unwrap();
+        assert_eq!((chunk.messages.last().unwrap().seq, chunk.live), (Seq(190), true));
+        assert!(room.replay(HERE, seat(0)).is_none(), "a live member has no replay");
+    }
+
+    #[test]
+    fn a_replay_that_lacks_one_message_is_not_at_its_end() {
+        let mut room = room();
+        publish(&mut room, REPLAY_CHUNK_MESSAGES as u64 + 1, 100);
+        room.enter(HERE, &join(0, None, 100), Time::default());
+        let ends = [(); 2].map(|()| room.replay(HERE, seat(0)).map(|chunk| (chunk.messages.len(), chunk.live)));
+        assert_eq!(ends, [Some((REPLAY_CHUNK_MESSAGES, false)), Some((1, true))]);
+    }
+
+    #[test]
+    fn a_replay_of_which_nothing_is_left_is_one_gap() {
+        let mut room = room();
+        publish(&mut room, 100, 100);
+        room.enter(HERE, &join(0, None, 100), Time::default());
+        room.replay(HERE, seat(0)).unwrap();
+        publish(&mut room, 1, 0);
+        while !room.history.is_empty() {
+            room.history.forget_oldest();
+        }
+        let chunk = room.replay(HERE, seat(0)).unwrap();
+        assert_eq!((chunk.gap, chunk.messages.len(), chunk.live), (Some((Seq(65), Seq(101))), 0, true));
+    }
+
+    #[test]
+    fn seats_belong_to_one_connection_of_one_shard() {
+        let mut room = room();
+        for (shard, number) in [(THERE, 2), (HERE, 0), (HERE, 1)] {
+            room.enter(shard, &join(number, None, 0), Time::default());
+        }
+        room.check();
+        assert!(room.occupant(THERE, seat(2)).is_some());
+        assert!(room.occupant(HERE, seat(2)).is_none());
+        let other = Seat { number: 2, conn: ConnId { slot: 102, generation: 2 } };
+        assert!(room.occupant(THERE, other).is_none() && !room.leave(THERE, other, None));
+        assert!(room.leave(THERE, seat(2), None) && !room.leave(THERE, seat(2), None));
+        assert_eq!(room.listeners.len(), 1);
+        room.check();
+    }
+
+    #[test]
+    fn a_room_is_deserted_when_the_last_grace_has_ended() {
+        let mut room = room();
+        room.enter(HERE, &join(0, None, 0), Time::default());
+        room.leave(HERE, seat(0), Some(50));
+        assert!(!room.is_deserted());
+        room.people.as_mut().unwrap().expire(50);
+        assert!(room.is_empty());
+    }
+}

@@ -1,0 +1,34 @@
+//! Every setting with its origin, written so that it can be used as a configuration file.
+
+use crate::config::load::Loaded;
+use crate::config::settings::{SETTINGS, Shape};
+
+/// One line per setting: `key = value  # origin`. Reading the text as a file gives the same configuration.
+#[must_use]
+pub fn explain(loaded: &Loaded) -> String {
+    let mut table = "";
+    let mut lines = Vec::new();
+    for setting in SETTINGS {
+        let (section, key) = setting.key.split_once('.').unwrap_or(("", setting.key));
+        if section != table {
+            lines.push((format!("\n[{section}]"), String::new()));
+            table = section;
+        }
+        let values = (setting.write)(&loaded.config);
+        let (_, origin) = loaded.given(setting);
+        lines.push((format!("{key} = {}", literal(setting.shape, &values)), format!("# {origin}")));
+    }
+    let width = lines.iter().map(|(line, _)| line.chars().count()).max().unwrap_or(0);
+    lines.iter().map(|(line, comment)| format!("{line:width$}  {comment}").trim_end().to_string() + "\n").collect()
+}
+
+fn literal(shape: Shape, values: &[String]) -> String {
+    let quoted = |value: &String| toml::Value::from(value.as_str()).to_string();
+    let number = |value: &String| value.parse::<i64>().map_or_else(|_| quoted(value), |number| number.to_string());
+    match shape {
+        Shape::List => format!("[{}]", values.iter().map(number).collect::<Vec<_>>().join(", ")),
+        Shape::Switch => values.concat(),
+        Shape::Number => values.iter().map(number).collect(),
+        Shape::Text => values.iter().map(quoted).collect(),
+    }
+}

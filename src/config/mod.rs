@@ -1,0 +1,96 @@
+//! Configuration: what an operator may decide, from where it was read, and what follows from it for this machine.
+//!
+//! Flags win over `HUBBUB_*` variables, those over the file, that over the defaults. `settings` is the one table of
+//! keys: flags, variables, `check-config --explain` and `docs/operations.md` all follow it. A [`Config`] made in code
+//! is checked by [`Config::validate`] as one that was read is. Nothing here changes while the server runs.
+
+mod args;
+mod explain;
+pub mod layout;
+mod load;
+mod settings;
+mod validate;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::limits::Limits;
+use crate::telemetry::log::LogFormat;
+
+pub use args::{Invocation, Subcommand, parse_arguments};
+pub use explain::explain;
+pub use load::{ConfigError, Finding, Loaded, load};
+pub use validate::Problem;
+
+/// Everything that the server is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where HTTP, WebSocket and the web client are served. At least one.
+    pub listen: Vec<SocketAddr>,
+    /// Where JSON lines are served. May be empty.
+    pub tcp_listen: Vec<SocketAddr>,
+    /// Where metrics and health are served. May be empty.
+    pub admin_listen: Vec<SocketAddr>,
+    /// Where history will be kept. This version keeps it in memory and creates nothing there.
+    pub data_dir: PathBuf,
+    /// How many shards; `None` lets [`layout`] decide.
+    pub shards: Option<u16>,
+    /// The CPUs that shards are pinned to, in turn; `None` is every CPU that the process may use.
+    pub cpus: Option<Vec<usize>>,
+    /// Connections of all shards together; `None` is what the descriptor tables allow.
+    pub max_connections: Option<u64>,
+    /// Who may connect.
+    pub auth: Auth,
+    /// Whether open mode is allowed beyond loopback.
+    pub allow_anonymous: bool,
+    /// Origins of web pages that may connect, beside the server's own: `scheme://host` or `scheme://host:port`.
+    pub allowed_origins: Vec<String>,
+    /// Under load a connection is written at most once per this time. Zero writes at the end of each turn.
+    pub coalesce_max: Duration,
+    /// Time from the first signal to the end of the process.
+    pub drain_timeout: Duration,
+    /// Names the server in `welcome`.
+    pub node: String,
+    /// How log lines are written.
+    pub log_format: LogFormat,
+    /// Which log lines are written.
+    pub log_level: tracing::Level,
+    /// Caps and times of rooms and connections.
+    pub limits: Limits,
+}
+
+/// Who may connect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Auth {
+    /// Anyone, under any free name.
+    #[default]
+    Open,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let loopback = |port| vec![SocketAddr::from((Ipv4Addr::LOCALHOST, port))];
+        Self {
+            listen: loopback(9000),
+            tcp_listen: loopback(9001),
+            admin_listen: loopback(9002),
+            data_dir: "./hubbub-data".into(),
+            shards: None,
+            cpus: None,
+            max_connections: None,
+            auth: Auth::Open,
+            allow_anonymous: false,
+            allowed_origins: Vec::new(),
+            coalesce_max: Duration::from_millis(2),
+            drain_timeout: Duration::from_secs(8),
+            node: "hubbub".into(),
+            log_format: LogFormat::Text,
+            log_level: tracing::Level::INFO,
+            limits: Limits::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,438 @@
+//! The table of settings: for each its key, what it means, how its text is read and how it is written.
+//!
+//! Every value is text until it is read here, whichever source it came from, so that a flag, a variable and a line of
+//! the file follow the same rules and get the same errors. A setting's flag is its key with dashes, its variable
+//! `HUBBUB_` and the key in capitals with `_` for the dot.
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use tracing::Level;
+
+use crate::config::{Auth, Config};
+use crate::limits::SlowConsumerPolicy;
+use crate::telemetry::log::LogFormat;
+
+/// One setting.
+pub(super) struct Setting {
+    /// Its name in the file.
+    pub(super) key: &'static str,
+    /// How many values it has and how they are written.
+    pub(super) shape: Shape,
+    /// What stands for the value in help texts.
+    pub(super) value_name: &'static str,
+    /// One line for help texts.
+    pub(super) help: &'static str,
+    /// Reads the values.
+    pub(super) read: fn(&mut Config, &[String]) -> Result<(), Unreadable>,
+    /// Writes the values as they would be read.
+    pub(super) write: fn(&Config) -> Vec<String>,
+}
+
+/// How a setting is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// One text.
+    Text,
+    /// One number, or a word in its place.
+    Number,
+    /// Yes or no; the flag alone says yes.
+    Switch,
+    /// Any number of values, in one text with commas between them if need be.
+    List,
+}
+
+/// Why a text is no value of its setting: what it is not, and what to write instead.
+#[derive(Debug)]
+pub(super) struct Unreadable {
+    pub(super) what: String,
+    pub(super) remedy: &'static str,
+}
+
+impl Setting {
+    /// The setting with this key.
+    pub(super) fn find(key: &str) -> Option<&'static Self> {
+        SETTINGS.iter().find(|setting| setting.key == key)
+    }
+
+    /// The flag, with its dashes.
+    pub(super) fn flag(&self) -> String {
+        format!("--{}", self.key.replace(['.', '_'], "-"))
+    }
+
+    /// The environment variable.
+    pub(super) fn variable(&self) -> String {
+        format!("{VARIABLE_PREFIX}{}", self.key.replace('.', "_").to_uppercase())
+    }
+}
+
+/// What all environment variables of the server begin with.
+pub(super) const VARIABLE_PREFIX: &str = "HUBBUB_";
+
+/// Every setting, in the order of the documentation.
+pub(super) const SETTINGS: &[Setting] = &[
+    Setting {
+        key: "listen",
+        shape: Shape::List,
+        value_name: "IP:PORT",
+        help: "Serve HTTP, WebSocket and the web client here; repeatable",
+        read: |config, values| addresses(values).map(|value| config.listen = value),
+        write: |config| texts(&config.listen),
+    },
+    Setting {
+        key: "tcp_listen",
+        shape: Shape::List,
+        value_name: "IP:PORT",
+        help: "Serve JSON lines over TCP here; repeatable, `off` for none",
+        read: |config, values| addresses(values).map(|value| config.tcp_listen = value),
+        write: |config| texts_or(&config.tcp_listen, OFF),
+    },
+    Setting {
+        key: "admin_listen",
+        shape: Shape::List,
+        value_name: "IP:PORT",
+        help: "Serve metrics and health here; repeatable, `off` for none",
+        read: |config, values| addresses(values).map(|value| config.admin_listen = value),
+        write: |config| texts_or(&config.admin_listen, OFF),
+    },
+    Setting {
+        key: "data_dir",
+        shape: Shape::Text,
+        value_name: "DIRECTORY",
+        help: "Where history will be kept; this version keeps it in memory",
+        read: |config, values| one(values).map(|value| config.data_dir = PathBuf::from(value)),
+        write: |config| vec![config.data_dir.display().to_string()],
+    },
+    Setting {
+        key: "shards",
+        shape: Shape::Number,
+        value_name: "N",
+        help: "How many shards; may exceed the cores [auto: from cores, max_connections and the descriptor limit]",
+        read: |config, values| number_or_auto(values).map(|value| config.shards = value),
+        write: |config| texts_or(config.shards, AUTO),
+    },
+    Setting {
+        key: "cpus",
+        shape: Shape::List,
+        value_name: "CPU,CPU",
+        help: "The CPUs that shards are pinned to, in turn [auto: all that the process may use]",
+        read: |config, values| cpus(values).map(|value| config.cpus = value),
+        write: |config| config.cpus.as_ref().map_or_else(|| vec![AUTO.into()], texts),
+    },
+    Setting {
+        key: "max_connections",
+        shape: Shape::Number,
+        value_name: "N",
+        help: "Connections of all shards together [auto: shards x (open files - 256)]",
+        read: |config, values| number_or_auto(values).map(|value| config.max_connections = value),
+        write: |config| texts_or(config.max_connections, AUTO),
+    },
+    Setting {
+        key: "max_message_bytes",
+        shape: Shape::Number,
+        value_name: "BYTES",
+        help: "Largest message: a WebSocket message's payload or a TCP line",
+        read: |config, values| number(values).map(|value| config.limits.max_message_bytes = value),
+        write: |config| texts([config.limits.max_message_bytes]),
+    },
+    Setting {
+        key: "auth",
+        shape: Shape::Text,
+        value_name: "MODE",
+        help: "Who may connect: `open` is anyone, under any free name",
+        read: |config, values| {
+            word(values, AUTH_WORDS, "this version knows only auth = \"open\"").map(|value| config.auth = value)
+        },
+        write: |config| written(config.auth, AUTH_WORDS),
+    },
+    Setting {
+        key: "allow_anonymous",
+        shape: Shape::Switch,
+        value_name: "true|false",
+        help: "Allow open mode on addresses that are not loopback",
+        read: |config, values| {
+            word(values, SWITCH_WORDS, "write true or false").map(|value| config.allow_anonymous = value)
+        },
+        write: |config| texts([config.allow_anonymous]),
+    },
+    Setting {
+        key: "allowed_origins",
+        shape: Shape::List,
+        value_name: "ORIGIN",
+        help: "Web pages of these origins may connect, beside the server's own; repeatable",
+        read: |config, values| {
+            config.allowed_origins = list(values);
+            Ok(())
+        },
+        write: |config| config.allowed_origins.clone(),
+    },
+    Setting {
+        key: "coalesce_max",
+        shape: Shape::Text,
+        value_name: "TIME",
+        help: "Under load a connection is written at most once per this time; 0s for at once",
+        read: |config, values| time(values).map(|value| config.coalesce_max = value),
+        write: |config| written_time(config.coalesce_max),
+    },
+    Setting {
+        key: "drain_timeout",
+        shape: Shape::Text,
+        value_name: "TIME",
+        help: "Time from the first SIGTERM to the end of the process",
+        read: |config, values| time(values).map(|value| config.drain_timeout = value),
+        write: |config| written_time(config.drain_timeout),
+    },
+    Setting {
+        key: "node",
+        shape: Shape::Text,
+        value_name: "NAME",
+        help: "Names the server to its clients",
+        read: |config, values| one(values).map(|value| config.node = value.to_string()),
+        write: |config| vec![config.node.clone()],
+    },
+    Setting {
+        key: "log_format",
+        shape: Shape::Text,
+        value_name: "text|json",
+        help: "How log lines are written",
+        read: |config, values| {
+            word(values, LOG_FORMAT_WORDS, "write text or json").map(|value| config.log_format = value)
+        },
+        write: |config| written(config.log_format, LOG_FORMAT_WORDS),
+    },
+    Setting {
+        key: "log_level",
+        shape: Shape::Text,
+        value_name: "LEVEL",
+        help: "Which log lines are written: error, warn, info, debug or trace",
+        read: |config, values| {
+            word(values, LOG_LEVEL_WORDS, "write error, warn, info, debug or trace")
+                .map(|value| config.log_level = value)
+        },
+        write: |config| written(config.log_level, LOG_LEVEL_WORDS),
+    },
+    Setting {
+        key: "limits.history_size",
+        shape: Shape::Number,
+        value_name: "N",
+        help: "Messages kept per room",
+        read: |config, values| number(values).map(|value| config.limits.history_size = value),
+        write: |config| texts([config.limits.history_size]),
+    },
+    Setting {
+        key: "limits.history_bytes",
+        shape: Shape::Number,
+        value_name: "BYTES",
+        help: "Bytes of content kept per room",
+        read: |config, values| number(values).map(|value| config.limits.history_bytes = value),
+        write: |config| texts([config.limits.history_bytes]),
+    },
+    Setting {
+        key: "limits.heartbeat_interval",
+        shape: Shape::Text,
+        value_name: "TIME",
+        help: "Silence after which the server pings; three of these close the connection",
+        read: |config, values| time(values).map(|value| config.limits.heartbeat_interval = value),
+        write: |config| written_time(config.limits.heartbeat_interval),
+    },
+    Setting {
+        key: "limits.heartbeat_adaptive",
+        shape: Shape::Switch,
+        value_name: "true|false",
+        help: "Halve the interval after a missed heartbeat",
+        read: |config, values| {
+            word(values, SWITCH_WORDS, "write true or false").map(|value| config.limits.heartbeat_adaptive = value)
+        },
+        write: |config| texts([config.limits.heartbeat_adaptive]),
+    },
+    Setting {
+        key: "limits.handshake_timeout",
+        shape: Shape::Text,
+        value_name: "TIME",
+        help: "Time for the request head and for `connect`",
+        read: |config, values| time(values).map(|value| config.limits.handshake_timeout = value),
+        write: |config| written_time(config.limits.handshake_timeout),
+    },
+    Setting {
+        key: "limits.presence_grace",
+        shape: Shape::Text,
+        value_name: "TIME",
+        help: "How long a user stays present after the last connection is gone",
+        read: |config, values| time(values).map(|value| config.limits.presence_grace = value),
+        write: |config| written_time(config.limits.presence_grace),
+    },
+    Setting {
+        key: "limits.outbox_stall",
+        shape: Shape::Text,
+        value_name: "TIME",
+        help: "How long a reader may take nothing before it counts as slow",
+        read: |config, values| time(values).map(|value| config.limits.outbox_stall = value),
+        write: |config| written_time(config.limits.outbox_stall),
+    },
+    Setting {
+        key: "limits.close_timeout",
+        shape: Shape::Text,
+        value_name: "TIME",
+        help: "Time from the close frame to the reset of a connection that does not answer",
+        read: |config, values| time(values).map(|value| config.limits.close_timeout = value),
+        write: |config| written_time(config.limits.close_timeout),
+    },
+    Setting {
+        key: "limits.slow_consumer",
+        shape: Shape::Text,
+        value_name: "disconnect|skip",
+        help: "What happens to a slow reader: closed with 4008, or messages skipped with a `gap`",
+        read: |config, values| {
+            word(values, SLOW_WORDS, "write disconnect or skip").map(|value| config.limits.slow_consumer = value)
+        },
+        write: |config| written(config.limits.slow_consumer, SLOW_WORDS),
+    },
+];
+
+fn one(values: &[String]) -> Result<&str, Unreadable> {
+    match values {
+        [value] => Ok(value),
+        _ => Err(Unreadable { what: "takes one value".into(), remedy: "give it once, and not as a list" }),
+    }
+}
+
+fn list(values: &[String]) -> Vec<String> {
+    values
+        .iter()
+        .flat_map(|value| value.split(','))
+        .map(|part| part.trim().to_string())
+        .filter(|p| !p.is_empty())
+        .collect()
+}
+
+fn addresses(values: &[String]) -> Result<Vec<SocketAddr>, Unreadable> {
+    let parts = list(values);
+    if parts == [OFF] {
+        return Ok(Vec::new());
+    }
+    parts
+        .iter()
+        .map(|part| read_as(part, "an address", "write IP:PORT, such as 127.0.0.1:9000 or [::1]:9000"))
+        .collect()
+}
+
+fn cpus(values: &[String]) -> Result<Option<Vec<usize>>, Unreadable> {
+    let parts = list(values);
+    if parts == [AUTO] {
+        return Ok(None);
+    }
+    parts
+        .iter()
+        .map(|part| read_as(part, "a CPU number", "write numbers, such as 0,1"))
+        .collect::<Result<_, _>>()
+        .map(Some)
+}
+
+fn number<T: FromStr>(values: &[String]) -> Result<T, Unreadable> {
+    read_as(one(values)?, "a whole number of that size", "write digits only, such as 65536")
+}
+
+fn number_or_auto<T: FromStr>(values: &[String]) -> Result<Option<T>, Unreadable> {
+    let value = one(values)?;
+    if value == AUTO {
+        return Ok(None);
+    }
+    read_as(value, "a whole number of that size", "write digits only, or leave it out").map(Some)
+}
+
+fn time(values: &[String]) -> Result<Duration, Unreadable> {
+    let value = one(values)?;
+    humantime::parse_duration(value).map_err(|_| Unreadable {
+        what: format!("{value:?} is not a time"),
+        remedy: "write a number and a unit, such as 8s or 2ms",
+    })
+}
+
+fn word<T: Copy>(values: &[String], words: &[(T, &str)], remedy: &'static str) -> Result<T, Unreadable> {
+    let value = one(values)?;
+    let found = words.iter().find(|(_, name)| *name == value);
+    found
+        .map(|(meaning, _)| *meaning)
+        .ok_or_else(|| Unreadable { what: format!("{value:?} is not one of its words"), remedy })
+}
+
+fn read_as<T: FromStr>(value: &str, what: &str, remedy: &'static str) -> Result<T, Unreadable> {
+    value.parse().map_err(|_| Unreadable { what: format!("{value:?} is not {what}"), remedy })
+}
+
+fn written<T: Copy + PartialEq>(value: T, words: &[(T, &str)]) -> Vec<String> {
+    words.iter().filter(|(meaning, _)| *meaning == value).map(|(_, name)| (*name).to_string()).take(1).collect()
+}
+
+fn written_time(time: Duration) -> Vec<String> {
+    texts([humantime::format_duration(time)])
+}
+
+fn texts<T: Display>(values: impl IntoIterator<Item = T>) -> Vec<String> {
+    values.into_iter().map(|value| value.to_string()).collect()
+}
+
+fn texts_or<T: Display>(values: impl IntoIterator<Item = T>, none: &str) -> Vec<String> {
+    let values = texts(values);
+    if values.is_empty() { vec![none.to_string()] } else { values }
+}
+
+const OFF: &str = "off";
+const AUTO: &str = "auto";
+const AUTH_WORDS: &[(Auth, &str)] = &[(Auth::Open, "open")];
+const SWITCH_WORDS: &[(bool, &str)] =
+    &[(true, "true"), (false, "false"), (true, "1"), (false, "0"), (true, "yes"), (false, "no")];
+const LOG_FORMAT_WORDS: &[(LogFormat, &str)] = &[(LogFormat::Text, "text"), (LogFormat::Json, "json")];
+const LOG_LEVEL_WORDS: &[(Level, &str)] = &[
+    (Level::ERROR, "error"),
+    (Level::WARN, "warn"),
+    (Level::INFO, "info"),
+    (Level::DEBUG, "debug"),
+    (Level::TRACE, "trace"),
+];
+const SLOW_WORDS: &[(SlowConsumerPolicy, &str)] =
+    &[(SlowConsumerPolicy::Disconnect, "disconnect"), (SlowConsumerPolicy::Skip, "skip")];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_read_as_they_are_written() {
+        let mut config = Config { listen: Vec::new(), node: "other".into(), ..Config::default() };
+        for setting in SETTINGS {
+            (setting.read)(&mut config, &(setting.write)(&Config::default())).unwrap();
+        }
+        assert_eq!(config, Config::default());
+    }
+
+    #[test]
+    fn names_of_flags_and_variables_follow_from_the_key() {
+        let setting = Setting::find("limits.history_size").unwrap();
+        assert_eq!(setting.flag(), "--limits-history-size");
+        assert_eq!(setting.variable(), "HUBBUB_LIMITS_HISTORY_SIZE");
+    }
+
+    #[test]
+    fn lists_come_in_one_text_or_in_many() {
+        let mut config = Config::default();
+        let listen = Setting::find("listen").unwrap();
+        (listen.read)(&mut config, &["127.0.0.1:1, [::1]:2".into(), "127.0.0.1:3".into()]).unwrap();
+        assert_eq!(texts(&config.listen), ["127.0.0.1:1", "[::1]:2", "127.0.0.1:3"]);
+        let tcp = Setting::find("tcp_listen").unwrap();
+        (tcp.read)(&mut config, &["off".into()]).unwrap();
+        assert_eq!(config.tcp_listen, []);
+    }
+
+    #[test]
+    fn every_setting_refuses_nonsense_with_a_remedy() {
+        let nonsense = ["\u{1}".to_string(), "x y z".to_string()];
+        for setting in SETTINGS.iter().filter(|setting| setting.key != "allowed_origins") {
+            let unreadable = (setting.read)(&mut Config::default(), &nonsense).unwrap_err();
+            assert!(!unreadable.what.is_empty() && !unreadable.remedy.is_empty(), "{}", setting.key);
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Configuration as an operator meets it: four sources in, a configuration or a list of findings out.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::{Config, ConfigError, Loaded, explain, load, parse_arguments};
+use crate::telemetry::log::LogFormat;
+
+/// A configuration file that goes when the test ends.
+struct File(PathBuf);
+
+impl File {
+    fn with(text: &str) -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("hubbub-config-{}-{}.toml", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, text).unwrap();
+        Self(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.0).unwrap();
+    }
+}
+
+fn read(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
+    let arguments = std::iter::once("hubbub").chain(arguments.iter().copied()).map(OsString::from);
+    let invocation = parse_arguments(arguments).unwrap();
+    load(&invocation, environment.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))))
+}
+
+#[test]
+fn nothing_said_is_the_default() {
+    assert_eq!(read(&[], &[("PATH", "/bin")]).unwrap().config, Config::default());
+}
+
+#[test]
+fn flags_win_over_variables_over_the_file_over_defaults() {
+    let file = File::with("shards = 1\nnode = 'file'\nlog_format = 'json'\n[limits]\nhistory_size = 5\n");
+    let variables = [("HUBBUB_SHARDS", "2"), ("HUBBUB_NODE", "variable")];
+    let config = read(&["--config", file.path(), "--shards", "3"], &variables).unwrap().config;
+    assert_eq!(config.shards, Some(3));
+    assert_eq!(config.node, "variable");
+    assert_eq!(config.log_format, LogFormat::Json);
+    assert_eq!(config.limits.history_size, 5);
+    assert_eq!(config.limits.history_bytes, Config::default().limits.history_bytes);
+}
+
+#[test]
+fn the_file_may_be_named_by_a_variable() {
+    let file = File::with("node = 'one'");
+    let other = File::with("node = 'two'");
+    let variables = [("HUBBUB_CONFIG", file.path())];
+    assert_eq!(read(&[], &variables).unwrap().config.node, "one");
+    assert_eq!(read(&["--config", other.path()], &variables).unwrap().config.node, "two");
+}
+
+#[test]
+fn lists_of_a_stronger_source_replace_those_of_a_weaker() {
+    let file = File::with("listen = ['127.0.0.1:1', '127.0.0.1:2']");
+    let config = read(&["--config", file.path(), "--listen", "[::1]:3"], &[]).unwrap().config;
+    assert_eq!(config.listen, ["[::1]:3".parse().unwrap()]);
+}
+
+#[test]
+fn the_explanation_names_each_origin_and_is_a_file_itself() {
+    let file = File::with("allowed_origins = ['https://a.example']\nmax_message_bytes = 2048");
+    let arguments = ["--config", file.path(), "--cpus", "0,1", "--tcp-listen", "off", "--node", "007 \"x\""];
+    let loaded = read(&arguments, &[("HUBBUB_LIMITS_HEARTBEAT_INTERVAL", "1m 30s")]).unwrap();
+    let text = explain(&loaded);
+    let line =
+        |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{start}: {text}"));
+    assert!(line("max_message_bytes = 2048 ").ends_with(&format!("# {}", file.path())));
+    assert!(line("cpus = [0, 1] ").ends_with("# --cpus"));
+    assert!(line("heartbeat_interval = \"1m 30s\" ").ends_with("# HUBBUB_LIMITS_HEARTBEAT_INTERVAL"));
+    assert!(line("listen = [\"127.0.0.1:9000\"] ").ends_with("# default"));
+    let again = File::with(&text);
+    assert_eq!(read(&["--config", again.path()], &[]).unwrap().config, loaded.config);
+}
+
+#[test]
+fn bad_values_name_key_value_origin_and_remedy() {
+    let file = File::with("drain_timeout = 8\n[limits]\nslow_consumer = 'kill'");
+    let flags =
+        ["--config", file.path(), "--listen", "localhost:9000", "--max-message-bytes", "64k", "--shards", "65536"];
+    let variables = [("HUBBUB_COALESCE_MAX", "soon"), ("HUBBUB_AUTH", "jwt"), ("HUBBUB_LOG_LEVEL", "loud")];
+    let error = read(&flags, &variables).unwrap_err();
+    let expected = [
+        ("listen", "localhost:9000", "--listen"),
+        ("shards", "65536", "--shards"),
+        ("max_message_bytes", "64k", "--max-message-bytes"),
+        ("auth", "jwt", "HUBBUB_AUTH"),
+        ("coalesce_max", "soon", "HUBBUB_COALESCE_MAX"),
+        ("drain_timeout", "8", file.path()),
+        ("log_level", "loud", "HUBBUB_LOG_LEVEL"),
+        ("limits.slow_consumer", "kill", file.path()),
+    ];
+    let found: Vec<_> = error.findings.iter().map(|f| (f.key.as_str(), f.value.as_str(), f.origin.as_str())).collect();
+    assert_eq!(found, expected);
+    let text = error.to_string();
+    assert!(
+        text.contains(
+            "listen = localhost:9000 (--listen): \"localhost:9000\" is not an address\n  remedy: write IP:PORT"
+        )
+    );
+}
+
+#[test]
+fn rules_between_settings_name_their_origin_too() {
+    let error = read(&["--listen", "0.0.0.0:9000"], &[]).unwrap_err();
+    let [finding] = error.findings.as_slice() else { panic!("{error}") };
+    assert_eq!((finding.key.as_str(), finding.origin.as_str()), ("listen", "--listen"));
+    assert!(finding.remedy.contains("--allow-anonymous"));
+}
+
+#[test]
+fn unknown_keys_are_refused_with_the_nearest_known() {
+    let file =
+        File::with("lisen = 'x'\nhistory_size = 3\n[limits]\nmax_message_bytes = 5\n[limits.deep]\nx = 1\n[cluster]");
+    let error = read(&["--config", file.path()], &[]).unwrap_err();
+    let mut hints: Vec<_> = error.findings.iter().map(|f| (f.key.as_str(), f.remedy.as_str())).collect();
+    hints.sort_unstable();
+    assert_eq!(
+        hints[..3],
+        [("cluster", hints[0].1), ("history_size", "did you mean limits.history_size?"), ("limits.deep.x", hints[2].1)]
+    );
+    assert_eq!(
+        hints[3..],
+        [("limits.max_message_bytes", "did you mean max_message_bytes?"), ("lisen", "did you mean listen?")]
+    );
+}
+
+#[test]
+fn a_setting_in_the_place_of_a_table_is_refused() {
+    let file = File::with("limits = 3");
+    let error = read(&["--config", file.path()], &[]).unwrap_err();
+    assert_eq!(error.findings[0].key, "limits");
+}
+
+#[test]
+fn misspelt_variables_are_refused_and_strangers_are_mentioned() {
+    let error = read(&[], &[("HUBBUB_MAX_CONECTIONS", "5")]).unwrap_err();
+    assert_eq!(error.findings[0].remedy, "did you mean HUBBUB_MAX_CONNECTIONS?");
+    let loaded = read(&[], &[("HUBBUB_PORT", "tcp://10.0.0.1:9000")]).unwrap();
+    assert_eq!(loaded.warnings, ["HUBBUB_PORT is set but names no setting of this server"]);
+}
+
+#[test]
+fn a_file_that_cannot_be_used_is_an_error() {
+    let missing = read(&["--config", "/nonexistent/hubbub.toml"], &[]).unwrap_err();
+    assert!(
+        missing
+            .to_string()
+            .starts_with("config = /nonexistent/hubbub.toml (--config or HUBBUB_CONFIG): cannot be read")
+    );
+    let file = File::with("listen = [");
+    let broken = read(&["--config", file.path()], &[]).unwrap_err();
+    assert!(broken.to_string().contains("is not TOML"), "{broken}");
+}

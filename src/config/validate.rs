@@ -1,0 +1,286 @@
+//! What a configuration must fulfil, whoever made it. What depends on the machine is checked by [`super::layout`].
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ahash::HashSet;
+
+use crate::config::{Auth, Config};
+use crate::limits::{MESSAGE_BYTES_CEILING, SHARDS_MAX};
+
+/// What is wrong with one setting, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The setting.
+    pub key: &'static str,
+    /// What is wrong with it.
+    pub what: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+impl Problem {
+    pub(super) fn new(key: &'static str, what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { key, what: what.into(), remedy: remedy.into() }
+    }
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}; {}", self.key, self.what, self.remedy)
+    }
+}
+
+impl std::error::Error for Problem {}
+
+impl Config {
+    /// Everything that is wrong with these settings, taken together. Empty is good.
+    #[must_use]
+    pub fn validate(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        self.check_listeners(&mut problems);
+        self.check_open_mode(&mut problems);
+        self.check_placement(&mut problems);
+        self.check_names(&mut problems);
+        self.check_sizes(&mut problems);
+        self.check_times(&mut problems);
+        problems
+    }
+
+    fn check_listeners(&self, problems: &mut Vec<Problem>) {
+        if self.listen.is_empty() {
+            problems.push(Problem::new("listen", "no address is given", "give one, such as 127.0.0.1:9000"));
+        }
+        let all = self.listeners();
+        for (index, (key, address)) in all.iter().enumerate() {
+            if let Some((other, with)) = all[..index].iter().find(|(_, earlier)| overlap(*earlier, *address)) {
+                let what = if with == address {
+                    format!("{address} is already listened on ({other})")
+                } else {
+                    format!("{address} overlaps {with} ({other})")
+                };
+                problems.push(Problem::new(key, what, "give each listener an address of its own"));
+            }
+        }
+    }
+
+    fn check_open_mode(&self, problems: &mut Vec<Problem>) {
+        let Auth::Open = self.auth;
+        if self.allow_anonymous {
+            return;
+        }
+        for (key, address) in self.listeners() {
+            if key != "admin_listen" && !address.ip().to_canonical().is_loopback() {
+                let what = format!("{address} is not loopback, and in open mode anyone who reaches it may connect");
+                problems.push(Problem::new(
+                    key,
+                    what,
+                    "listen on 127.0.0.1 or [::1], or say --allow-anonymous (allow_anonymous = true) if that is meant",
+                ));
+            }
+        }
+    }
+
+    fn check_placement(&self, problems: &mut Vec<Problem>) {
+        if let Some(shards) = self.shards
+            && !(1..=SHARDS_MAX).contains(&usize::from(shards))
+        {
+            problems.push(out_of_range("shards", shards, 1, SHARDS_MAX));
+        }
+        if self.max_connections == Some(0) {
+            problems.push(Problem::new("max_connections", "0 lets nobody in", "leave it out or give at least 1"));
+        }
+        if let Some(cpus) = &self.cpus {
+            let distinct: HashSet<usize> = cpus.iter().copied().collect();
+            if cpus.is_empty() || distinct.len() != cpus.len() {
+                let remedy = "name each CPU once, such as 0,1; more shards than CPUs are asked for by `shards`";
+                problems.push(Problem::new("cpus", "the list is empty or names a CPU twice", remedy));
+            }
+        }
+    }
+
+    fn check_names(&self, problems: &mut Vec<Problem>) {
+        if crate::ids::UserName::new(&self.node).is_err() {
+            let remedy = "use 1 to 64 bytes without control characters or outer spaces";
+            problems.push(Problem::new("node", "this cannot name a server", remedy));
+        }
+        for origin in self.allowed_origins.iter().filter(|origin| !is_origin(origin)) {
+            problems.push(Problem::new(
+                "allowed_origins",
+                format!("{origin:?} is not an origin"),
+                "write what browsers send: scheme://host or scheme://host:port, in lower case, without a path",
+            ));
+        }
+    }
+
+    fn check_sizes(&self, problems: &mut Vec<Problem>) {
+        let limits = &self.limits;
+        let rows = [
+            ("max_message_bytes", limits.max_message_bytes, MESSAGE_BYTES_MIN, MESSAGE_BYTES_CEILING),
+            ("limits.history_size", limits.history_size, 0, HISTORY_SIZE_CEILING),
+            ("limits.history_bytes", limits.history_bytes, 0, HISTORY_BYTES_CEILING),
+        ];
+        for (key, value, min, max) in rows {
+            if !(min..=max).contains(&value) {
+                problems.push(out_of_range(key, value, min, max));
+            }
+        }
+    }
+
+    fn check_times(&self, problems: &mut Vec<Problem>) {
+        let limits = &self.limits;
+        let rows = [
+            ("coalesce_max", self.coalesce_max, Duration::ZERO, Duration::from_millis(100)),
+            ("drain_timeout", self.drain_timeout, Duration::from_millis(100), TIME_CEILING),
+            ("limits.heartbeat_interval", limits.heartbeat_interval, TIME_FLOOR, TIME_CEILING),
+            ("limits.handshake_timeout", limits.handshake_timeout, TIME_FLOOR, TIME_CEILING),
+            ("limits.presence_grace", limits.presence_grace, Duration::ZERO, TIME_CEILING),
+            ("limits.outbox_stall", limits.outbox_stall, TIME_FLOOR, TIME_CEILING),
+            ("limits.close_timeout", limits.close_timeout, TIME_FLOOR, TIME_CEILING),
+        ];
+        for (key, value, min, max) in rows {
+            if !(min..=max).contains(&value) {
+                let [value, min, max] = [value, min, max].map(humantime::format_duration);
+                problems.push(out_of_range(key, value, min, max));
+            }
+        }
+    }
+
+    /// Every listener with the key it comes from.
+    fn listeners(&self) -> Vec<(&'static str, SocketAddr)> {
+        let with_key = |key, addresses: &[SocketAddr]| addresses.iter().map(move |address| (key, *address)).collect();
+        let lists: [Vec<_>; 3] = [
+            with_key("listen", &self.listen),
+            with_key("tcp_listen", &self.tcp_listen),
+            with_key("admin_listen", &self.admin_listen),
+        ];
+        lists.concat()
+    }
+}
+
+fn out_of_range(
+    key: &'static str,
+    value: impl std::fmt::Display,
+    min: impl std::fmt::Display,
+    max: impl std::fmt::Display,
+) -> Problem {
+    Problem::new(key, format!("{value} is out of range"), format!("use {min} to {max}"))
+}
+
+/// Whether a connection to one could reach the other. Port 0 is a fresh port each time. IPv6 listeners take no IPv4.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let one_takes_all = a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() != 0 && a.port() == b.port() && a.is_ipv4() == b.is_ipv4() && (one_takes_all || a.ip() == b.ip())
+}
+
+/// Whether the text is an origin as browsers write it (RFC 6454, section 6.2).
+fn is_origin(text: &str) -> bool {
+    let Some((scheme, host)) = text.split_once("://") else { return false };
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.:[]_".contains(&b);
+    let is_word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-.".contains(&b);
+    !scheme.is_empty() && scheme.bytes().all(is_word) && !host.is_empty() && host.bytes().all(allowed)
+}
+
+/// A `connect` with a token must fit.
+const MESSAGE_BYTES_MIN: usize = 1024;
+const HISTORY_SIZE_CEILING: usize = 10_000_000;
+const HISTORY_BYTES_CEILING: usize = 16 * 1024 * 1024 * 1024;
+/// Shorter times would be shorter than the timing wheel and the network can keep.
+const TIME_FLOOR: Duration = Duration::from_millis(50);
+const TIME_CEILING: Duration = Duration::from_secs(3600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(config: &Config) -> Vec<&'static str> {
+        config.validate().iter().map(|problem| problem.key).collect()
+    }
+
+    fn addresses(list: &[&str]) -> Vec<SocketAddr> {
+        list.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_defaults_are_valid() {
+        assert_eq!(Config::default().validate(), []);
+    }
+
+    #[test]
+    fn open_mode_beyond_loopback_needs_a_word() {
+        let listen = addresses(&["127.0.0.2:9000", "[::1]:9000", "[::ffff:127.0.0.1]:9010", "0.0.0.0:80", "[::]:80"]);
+        let mut config = Config { listen, tcp_listen: addresses(&["10.0.0.1:9001"]), ..Config::default() };
+        assert_eq!(keys(&config), ["listen", "listen", "tcp_listen"]);
+        assert!(config.validate()[0].remedy.contains("--allow-anonymous"));
+        config.allow_anonymous = true;
+        assert_eq!(config.validate(), []);
+    }
+
+    #[test]
+    fn the_admin_port_may_face_the_network() {
+        let config = Config { admin_listen: addresses(&["0.0.0.0:9002"]), ..Config::default() };
+        assert_eq!(config.validate(), []);
+    }
+
+    #[test]
+    fn listeners_that_overlap_are_refused() {
+        let overlaps = |listen: &[&str], tcp: &[&str]| {
+            let mut config = Config { listen: addresses(listen), tcp_listen: addresses(tcp), ..Config::default() };
+            config.allow_anonymous = true;
+            keys(&config)
+        };
+        assert_eq!(overlaps(&["127.0.0.1:1", "127.0.0.1:1"], &[]), ["listen"]);
+        assert_eq!(overlaps(&["127.0.0.1:1"], &["127.0.0.1:1"]), ["tcp_listen"]);
+        assert_eq!(overlaps(&["127.0.0.1:1"], &["0.0.0.0:1"]), ["tcp_listen"]);
+        assert_eq!(overlaps(&["127.0.0.1:1"], &["127.0.0.1:9002"]), ["admin_listen"]);
+        assert_eq!(overlaps(&["127.0.0.1:0", "127.0.0.1:0"], &["127.0.0.2:1", "[::]:1"]), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn origins_are_as_browsers_write_them() {
+        for origin in ["https://chat.example", "http://localhost:8080", "http://[::1]:9000", "app://hubbub"] {
+            assert!(is_origin(origin), "{origin}");
+        }
+        for text in
+            ["*", "chat.example", "https://chat.example/", "https://Chat.example", "https://", "://x", "https://a b"]
+        {
+            assert!(!is_origin(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn values_out_of_range_are_named() {
+        let limits = crate::limits::Limits {
+            max_message_bytes: MESSAGE_BYTES_CEILING + 1,
+            heartbeat_interval: Duration::ZERO,
+            close_timeout: Duration::from_secs(7200),
+            ..Default::default()
+        };
+        let config = Config {
+            shards: Some(0),
+            cpus: Some(vec![1, 1]),
+            max_connections: Some(0),
+            node: String::new(),
+            coalesce_max: Duration::from_secs(1),
+            limits,
+            ..Config::default()
+        };
+        let expected = [
+            "shards",
+            "max_connections",
+            "cpus",
+            "node",
+            "max_message_bytes",
+            "coalesce_max",
+            "limits.heartbeat_interval",
+            "limits.close_timeout",
+        ];
+        assert_eq!(keys(&config), expected);
+    }
+
+    #[test]
+    fn a_problem_says_the_range() {
+        let config = Config { coalesce_max: Duration::from_secs(1), ..Config::default() };
+        assert_eq!(config.validate()[0].to_string(), "coalesce_max: 1s is out of range; use 0s to 100ms");
+    }
+}

@@ -1,0 +1,22 @@
+//! hubbub: a thread-per-core io_uring chat server. `src/ARCHITECTURE.md` is the map.
+
+// L0
+pub mod clock;
+pub mod ids;
+pub mod limits;
+pub mod message;
+
+// L1
+pub mod chat;
+pub mod codec;
+
+// L2
+pub mod config;
+pub mod doctor;
+pub mod net;
+pub mod telemetry;
+pub mod web;
+
+// L3
+pub mod admin;
+pub mod shard;

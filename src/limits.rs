@@ -1,0 +1,139 @@
+//! Every cap of the server, and how they relate.
+//!
+//! Constants bound what no operator needs to change; [`Limits`] holds what configuration may.
+
+use std::time::Duration;
+
+/// Longest name of a room, in bytes.
+pub const ROOM_NAME_BYTES_MAX: usize = 128;
+/// Longest name of a user, in bytes.
+pub const USER_NAME_BYTES_MAX: usize = 64;
+/// Longest `key` or `tag` of a message, and longest of a `join`'s tags, in bytes.
+pub const LABEL_BYTES_MAX: usize = 128;
+/// Most tags on one `join`.
+pub const TAGS_MAX: usize = 16;
+/// Deepest nesting of a JSON command.
+pub const JSON_DEPTH_MAX: usize = 64;
+/// Most entries in one page of history, presence or rooms.
+pub const PAGE_MAX: usize = 1_000;
+/// Rooms that one connection may be in.
+pub const ROOMS_PER_CONNECTION_MAX: usize = 128;
+/// Commands of one connection that wait for their reply; past it the connection is not read.
+pub const UNANSWERED_MAX: usize = 64;
+/// Longest HTTP request head, in bytes.
+pub const HTTP_HEAD_BYTES_MAX: usize = 8 * 1024;
+/// Longest payload of a WebSocket control frame (RFC 6455, section 5.5).
+pub const CONTROL_PAYLOAD_BYTES_MAX: usize = 125;
+/// Bytes kept of a connection whose reading was stopped; more may be in its socket.
+pub const HELD_INPUT_BYTES_MAX: usize = 64 * 1024;
+/// Messages in one chunk of a replay.
+pub const REPLAY_CHUNK_MESSAGES: usize = 64;
+/// Bytes after which a chunk of a replay ends.
+pub const REPLAY_CHUNK_BYTES: usize = 64 * 1024;
+/// Rooms above this size get presence as a count only, and less often.
+pub const PRESENCE_NAMES_MEMBERS_MAX: usize = 1_000;
+/// Users named in one push of presence; when more came and went since the last one, it tells the count only.
+pub const PRESENCE_CHANGES_MAX: usize = 1_000;
+/// Shortest time between two pushes of presence to a room, in milliseconds.
+pub const PRESENCE_PUSH_INTERVAL_MS: u64 = 1_000;
+/// Bytes after which a page of history ends.
+pub const HISTORY_PAGE_BYTES: usize = 512 * 1024;
+/// Memory for history of all rooms of one shard, in bytes. Past it idle rooms are forgotten, oldest first, and then
+/// a room that gets a message pays with its own past.
+pub const HISTORY_BYTES_PER_SHARD_MAX: usize = 256 * 1024 * 1024;
+/// How long a room that nobody is in keeps its history, in milliseconds. A room that is forgotten begins again with
+/// another epoch.
+pub const ROOM_IDLE_KEEP_MS: u64 = 10 * 60 * 1_000;
+/// Chat rooms that one shard owns; past it a join that would make another is refused as `overloaded`.
+pub const ROOMS_PER_SHARD_MAX: usize = 262_144;
+/// Rooms that nobody is in, per shard; past it the one that has been idle longest is forgotten.
+pub const ROOMS_IDLE_MAX: usize = 10_000;
+/// Lists of rooms that one shard gathers at the same time.
+pub const ROOM_GATHERS_MAX: usize = 256;
+/// Connections that are told to go in one step of a drain.
+pub const DRAIN_BATCH: usize = 1_000;
+/// Deadlines served in one turn.
+pub const DEADLINES_PER_TICK_MAX: usize = 4_096;
+/// Smallest outbox bound, in bytes.
+pub const OUTBOX_BYTES_MIN: usize = 1024 * 1024;
+/// Cap on a socket's send buffer: what the kernel holds hides slowness.
+pub const SOCKET_SEND_BUFFER_BYTES: usize = 256 * 1024;
+/// Envelopes to another shard that may wait before their source is held up.
+pub const EXCHANGE_BACKLOG_MAX: usize = 1_024;
+/// Batches in flight from one shard to another, for each of the two queues.
+pub const MAILBOX_BATCHES_MAX: usize = 64;
+/// Shards of one process.
+pub const SHARDS_MAX: usize = 1_024;
+/// Descriptors of each shard's table kept for everything but connections.
+pub const DESCRIPTORS_RESERVED: u64 = 256;
+/// Largest value allowed for `max_message_bytes`.
+pub const MESSAGE_BYTES_CEILING: usize = 64 * 1024 * 1024;
+
+const _: () = assert!(REPLAY_CHUNK_BYTES < OUTBOX_BYTES_MIN, "a chunk must fit an outbox");
+const _: () = assert!(CONTROL_PAYLOAD_BYTES_MAX < HELD_INPUT_BYTES_MAX);
+const _: () = assert!(HTTP_HEAD_BYTES_MAX <= HELD_INPUT_BYTES_MAX, "a request head must fit what is held");
+const _: () = assert!(SHARDS_MAX <= u16::MAX as usize);
+const _: () = assert!(REPLAY_CHUNK_MESSAGES <= PAGE_MAX);
+const _: () = assert!(ROOMS_IDLE_MAX < ROOMS_PER_SHARD_MAX);
+const _: () = assert!(HISTORY_PAGE_BYTES < OUTBOX_BYTES_MIN, "a page must fit an outbox");
+
+/// Caps and times that configuration may change. Sizes are bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest message: the payload of a WebSocket message, or a TCP line without its end.
+    pub max_message_bytes: usize,
+    /// Messages kept per room in memory.
+    pub history_size: usize,
+    /// Bytes of content kept per room in memory.
+    pub history_bytes: usize,
+    /// Silence after which the server pings.
+    pub heartbeat_interval: Duration,
+    /// Whether a missed heartbeat halves the interval.
+    pub heartbeat_adaptive: bool,
+    /// Time for the HTTP head and, on chat connections, for `connect`.
+    pub handshake_timeout: Duration,
+    /// How long a user stays present after the last of its connections is gone.
+    pub presence_grace: Duration,
+    /// Longest time an outbox may hold bytes without any progress.
+    pub outbox_stall: Duration,
+    /// Time from the close frame to the reset of a slow connection.
+    pub close_timeout: Duration,
+    /// What happens to a connection that reads too slowly.
+    pub slow_consumer: SlowConsumerPolicy,
+}
+
+/// What happens when an outbox is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SlowConsumerPolicy {
+    /// Close with 4008; the client reconnects and recovers by `since`.
+    #[default]
+    Disconnect,
+    /// Skip messages and say which in a `gap`.
+    Skip,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_message_bytes: 64 * 1024,
+            history_size: 1_000,
+            history_bytes: 1024 * 1024,
+            heartbeat_interval: Duration::from_secs(30),
+            heartbeat_adaptive: false,
+            handshake_timeout: Duration::from_secs(10),
+            presence_grace: Duration::from_secs(5),
+            outbox_stall: Duration::from_secs(10),
+            close_timeout: Duration::from_secs(5),
+            slow_consumer: SlowConsumerPolicy::Disconnect,
+        }
+    }
+}
+
+impl Limits {
+    /// Bound of one connection's outbox.
+    #[must_use]
+    pub fn outbox_bytes_max(&self) -> usize {
+        OUTBOX_BYTES_MIN.max(2 * self.max_message_bytes)
+    }
+}

@@ -1,0 +1,179 @@
+//! How connections end: what is queued is written, the goodbye said, the peer's goodbye awaited, the socket closed.
+//!
+//! `Open → Ending → Lingering → Closed`. The core is told when an end begins, so it never waits for a slow peer.
+//! Every end has a deadline; past it the socket is reset. A socket is not closed while the peer may still be
+//! sending, for the reset that follows would destroy what it has not read (RFC 1122, section 4.2.2.13).
+
+use bytes::Bytes;
+
+use super::connection::{Phase, Transport};
+use super::hub::{Alarm, Hub, Wish};
+use crate::chat::Input;
+use crate::chat::outbox::{Dropped, Kind};
+use crate::codec::websocket::frame;
+use crate::ids::ConnId;
+use crate::message::close::{CloseReason, DropReason};
+use crate::net::Ended;
+
+impl Hub {
+    /// Begins the end of a connection, with the reason's own close code.
+    pub(super) fn end(&mut self, id: ConnId, reason: CloseReason) {
+        self.end_with(id, reason, Some(reason.code()));
+    }
+
+    /// Begins the end of a connection. `code` goes into the close frame; an empty one answers an empty one.
+    pub(super) fn end_with(&mut self, id: ConnId, reason: CloseReason, code: Option<u16>) {
+        let Some(connection) = self.connections.get(id).filter(|connection| connection.is_open()) else { return };
+        connection.phase = Phase::Ending(reason);
+        connection.replays = Vec::new();
+        if connection.pending.take().is_some() {
+            // It was not read. Now it is again, or the peer's own goodbye would never be seen.
+            self.unblocked.push(id);
+        }
+        let was_in_core = std::mem::take(&mut connection.flags.in_core);
+        let mut dropped = Dropped::default();
+        if reason == CloseReason::SlowConsumer {
+            dropped = connection.outbox.drop_queued();
+            self.due.outbox_bytes -= dropped.bytes;
+        }
+        let says_goodbye = connection.is_websocket() && reason != CloseReason::PeerGone;
+        if says_goodbye {
+            let mut goodbye = Vec::new();
+            frame::encode_close(code, reason.text(), &mut goodbye);
+            let _ = connection.push(Bytes::from(goodbye), Kind::Goodbye, &mut self.due, self.outbox_limits, self.now);
+        }
+        self.metrics.closed(reason);
+        self.log_end(id, reason);
+        self.metrics.dropped(DropReason::Closed, dropped.frames as u64);
+        if was_in_core {
+            self.leave_core(id, reason);
+        }
+        if reason == CloseReason::PeerGone {
+            self.close(id, Wish::Close(id));
+            return;
+        }
+        self.set_alarm(id, Alarm::End, self.limits.close_timeout.as_millis() as u64);
+        self.flushed(id);
+    }
+
+    /// An end that someone may ask about later is logged, at a bounded rate, since peers decide how many there are.
+    fn log_end(&mut self, id: ConnId, reason: CloseReason) {
+        if matches!(reason, CloseReason::Normal | CloseReason::PeerGone | CloseReason::Restart) {
+            return;
+        }
+        let Some(suppressed) = self.throttle.admit(reason.label(), self.now) else { return };
+        let connection = format_args!("{}-{}", id.slot, id.generation);
+        tracing::info!(%connection, reason = reason.label(), code = reason.code(), suppressed, "connection closed");
+    }
+
+    /// Called when something was written: goes on with the end once all is.
+    pub(super) fn flushed(&mut self, id: ConnId) {
+        let Some(connection) = self.connections.get(id) else { return };
+        let Phase::Ending(reason) = connection.phase else { return };
+        if !connection.outbox.is_empty() {
+            return;
+        }
+        let flags = connection.flags;
+        if flags.read_ended || flags.peer_closed {
+            self.close(id, Wish::Close(id));
+            return;
+        }
+        connection.phase = Phase::Lingering(reason);
+        // A peer that broke the framing cannot be understood any more, so FIN is all that is left to say; one that
+        // is sound answers the close frame with its own.
+        let awaits_close_frame = connection.is_websocket() && !breaks_framing(reason);
+        if !awaits_close_frame {
+            self.due.wishes.push(Wish::FinishSending(id));
+        }
+    }
+
+    /// The peer's close frame came.
+    pub(super) fn peer_closed(&mut self, id: ConnId, code: Option<u16>) {
+        let Some(connection) = self.connections.get(id) else { return };
+        connection.flags.peer_closed = true;
+        match connection.phase {
+            Phase::Open => self.end_with(id, CloseReason::Normal, code),
+            Phase::Lingering(_) => self.close(id, Wish::Close(id)),
+            Phase::Ending(_) | Phase::Closed => {}
+        }
+    }
+
+    /// The socket gives no more bytes.
+    pub(super) fn read_ended(&mut self, id: ConnId, why: Ended) {
+        let Some(connection) = self.connections.get(id) else { return };
+        connection.flags.read_ended = true;
+        match (&connection.transport, connection.phase, why) {
+            (_, Phase::Lingering(_), _) => self.close(id, Wish::Close(id)),
+            (Transport::ChatTcp(_), Phase::Open, Ended::Finished) => {
+                // What is blocked is read first; see `Hub::retry`.
+                if connection.pending.is_none() {
+                    self.finish_reading(id);
+                }
+            }
+            (_, Phase::Open, _) => self.end(id, CloseReason::PeerGone),
+            (_, Phase::Ending(_), Ended::Failed(_)) => self.close(id, Wish::Close(id)),
+            (_, Phase::Ending(_) | Phase::Closed, _) => {}
+        }
+    }
+
+    /// A TCP peer has said all it will, and all of it was read.
+    pub(super) fn finish_reading(&mut self, id: ConnId) {
+        let Some(connection) = self.connections.get(id).filter(|connection| connection.is_open()) else { return };
+        if let Transport::ChatTcp(decoder) = &mut connection.transport
+            && let Some(line) = decoder.finish()
+            && !self.message(id, line.into(), true)
+        {
+            return;
+        }
+        let _ = self.core.handle(Input::HalfClosed { conn: id }, self.now);
+        self.pump();
+    }
+
+    /// The socket takes no more bytes.
+    pub(super) fn write_failed(&mut self, id: ConnId) {
+        let Some(connection) = self.connections.get(id) else { return };
+        if connection.is_open() {
+            self.end(id, CloseReason::PeerGone);
+        } else {
+            self.close(id, Wish::Close(id));
+        }
+    }
+
+    pub(super) fn end_timeout(&mut self, id: ConnId) {
+        let now_ms = self.now.ms();
+        let limits = self.outbox_limits;
+        let Some(connection) = self.connections.get(id) else { return };
+        match connection.phase {
+            Phase::Open | Phase::Closed => {}
+            // A reader that is slow but moves is given the time it needs to read what it is owed.
+            Phase::Ending(reason) if reason != CloseReason::SlowConsumer => {
+                match connection.outbox.stall_deadline_ms(&limits) {
+                    Some(deadline) if deadline > now_ms => self.set_alarm(id, Alarm::End, deadline - now_ms),
+                    _ => self.close(id, Wish::Reset(id)),
+                }
+            }
+            Phase::Ending(_) | Phase::Lingering(_) => self.close(id, Wish::Reset(id)),
+        }
+    }
+
+    /// Ends at once what has not ended by itself.
+    pub(super) fn reset_all(&mut self) {
+        for id in self.connections.ids() {
+            self.end(id, CloseReason::Restart);
+            self.close(id, Wish::Reset(id));
+        }
+        self.pump();
+    }
+
+    fn close(&mut self, id: ConnId, wish: Wish) {
+        let Some(connection) = self.connections.get(id) else { return };
+        if connection.phase != Phase::Closed {
+            connection.phase = Phase::Closed;
+            self.due.wishes.push(wish);
+        }
+    }
+}
+
+fn breaks_framing(reason: CloseReason) -> bool {
+    matches!(reason, CloseReason::ProtocolError | CloseReason::InvalidUtf8 | CloseReason::MessageTooLarge)
+}

@@ -1,0 +1,21 @@
+//! The shell of a shard: bytes in, core, outboxes, bytes out. One thread per shard, and nothing shared but mailboxes.
+//!
+//! `runtime` starts and stops the threads; `turn` is the loop of one; `hub` is everything in it above the ring:
+//! `http` and `read` turn bytes into commands, `outputs` and `fanout` turn the core's outputs into bytes, `closing`
+//! ends connections. `mailbox` is how shards reach each other.
+
+mod accept;
+mod closing;
+mod connection;
+mod fanout;
+mod http;
+mod hub;
+mod mailbox;
+mod outputs;
+mod pace;
+mod read;
+mod runtime;
+mod shutdown;
+mod turn;
+
+pub use runtime::{ServeError, serve};

@@ -1,0 +1,335 @@
+//! Starts the shards, and ends them.
+//!
+//! The order matters. Doorbells and executors come first; then each shard takes a descriptor table of its own; rings,
+//! listeners and the admin port are opened after that, each in the table of the thread that uses it. Otherwise every
+//! table would keep copies of every socket, and a listener closed in one shard would go on accepting in another.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flume::{Receiver, RecvTimeoutError, Sender};
+use glommio::{LocalExecutorBuilder, Placement};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::accept::{Acceptor, Entropy};
+use super::hub::{Admission, Hub, Port};
+use super::mailbox::{Mailbox, Post};
+use super::pace::Beat;
+use super::shutdown::{Control, Stage};
+use super::turn::{Shard, Turn};
+use crate::admin;
+use crate::chat::CoreConfig;
+use crate::clock::Clock;
+use crate::config::layout::{Layout, Machine};
+use crate::config::{Config, Problem};
+use crate::ids::ShardId;
+use crate::limits::EXCHANGE_BACKLOG_MAX;
+use crate::net::{Ring, RingConfig, probe, socket, table};
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::readiness::{self, Readiness};
+
+/// Why the server did not start, or stopped by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The configuration does not fit this machine.
+    #[error("{0}")]
+    Config(Problem),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {error}. Is another server running there? Choose another address with {flag}")]
+    Listen {
+        /// Which address.
+        address: SocketAddr,
+        /// The flag that sets it.
+        flag: &'static str,
+        /// What the kernel says.
+        error: io::Error,
+    },
+    /// This machine refuses a ring.
+    #[error("{}: {}", .0.problem, .0.remedy)]
+    Ring(probe::Finding),
+    /// A shard's executor could not be made.
+    #[error("cannot start a shard: {0}. `hubbub doctor` tells what this machine lacks")]
+    Executor(String),
+    /// The admin port could not be opened.
+    #[error("{0}")]
+    Admin(#[from] admin::AdminError),
+    /// A call that should not fail did.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// Runs the server until it is told to stop by SIGTERM or SIGINT. Returns once everyone is told and gone, or the
+/// drain timeout has passed.
+pub fn serve(config: &Config) -> Result<(), ServeError> {
+    let machine = Machine::detect();
+    let layout = Layout::decide(config, &machine).map_err(ServeError::Config)?;
+    probe::probe().map_err(ServeError::Ring)?;
+    let readiness = Arc::new(Readiness::default());
+    let metrics: &'static Metrics = Box::leak(Box::new(Metrics::new(layout.shards())));
+    let (notify, notices) = flume::bounded(NOTICES_MAX);
+    // The handler writes to a pipe that every table must have, for a signal may arrive in any thread.
+    let signals = Signals::new([SIGTERM, SIGINT])?;
+    let mut server = Server::start(config, &layout, metrics, &notify)?;
+    let admin = admin::spawn(&config.admin_listen, metrics, readiness.clone())?;
+    announce(&layout, &server.addresses, admin.addresses());
+    forward_signals(signals, notify)?;
+    readiness.enter(readiness::Stage::Ready);
+    let result = server.wait(&notices, &readiness, config.drain_timeout);
+    admin.stop();
+    result
+}
+
+/// Something that the main thread must hear.
+enum Notice {
+    /// The operator wants the server to stop.
+    Signal,
+    /// A shard has ended, of itself or because it was told to.
+    Ended(ShardId, io::Result<()>),
+}
+
+/// The shards, as the main thread sees them.
+struct Server {
+    post: Arc<Post>,
+    control: Arc<Control>,
+    shards_running: u16,
+    addresses: Addresses,
+}
+
+/// Where a shard listens, or why it does not.
+type Report = Result<Addresses, ServeError>;
+
+/// What is spoken where.
+type Addresses = Vec<(Port, SocketAddr)>;
+
+/// What a shard's thread is given.
+struct Seed {
+    config: Config,
+    core: CoreConfig,
+    post: Arc<Post>,
+    control: Arc<Control>,
+    admission: Arc<Admission>,
+    metrics: &'static Metrics,
+    connections_max: usize,
+    clock: Clock,
+    /// Says that the executor exists, then where it listens.
+    reports: Sender<Report>,
+    /// Where to listen; comes once all executors exist.
+    orders: Receiver<Addresses>,
+    notify: Sender<Notice>,
+}
+
+impl Server {
+    fn start(
+        config: &Config,
+        layout: &Layout,
+        metrics: &'static Metrics,
+        notify: &Sender<Notice>,
+    ) -> Result<Self, ServeError> {
+        let shards = layout.shards();
+        let post = Arc::new(Post::new(shards)?);
+        let drain_ms = config.drain_timeout.as_millis() as u64;
+        let control = Arc::new(Control::new(layout.max_connections, drain_ms.max(RETRY_AFTER_MS_MIN)));
+        let admission = Arc::new(Admission {
+            host_must_be_loopback: !config.allow_anonymous,
+            allowed_origins: config.allowed_origins.clone(),
+        });
+        let mut entropy = Entropy::new();
+        let clock = Clock::start();
+        let mut lines = Vec::new();
+        for (index, &cpu) in layout.cpus.iter().enumerate() {
+            let shard = ShardId(index as u16);
+            let (reports, heard) = flume::bounded(2);
+            let (order, orders) = flume::bounded(1);
+            let core = CoreConfig {
+                shard,
+                shards,
+                limits: config.limits.clone(),
+                node: config.node.as_str().into(),
+                exchange_backlog_max: EXCHANGE_BACKLOG_MAX,
+                seed: entropy.next() as u64,
+            };
+            let seed = Seed {
+                config: config.clone(),
+                core,
+                post: post.clone(),
+                control: control.clone(),
+                admission: admission.clone(),
+                metrics,
+                connections_max: layout.connections_per_shard as usize,
+                clock: clock.clone(),
+                reports,
+                orders,
+                notify: notify.clone(),
+            };
+            spawn(seed, cpu)?;
+            lines.push((heard, order));
+        }
+        let addresses = open_shards(config, &lines)?;
+        Ok(Self { post, control, shards_running: shards, addresses })
+    }
+
+    /// Waits for the end, and brings it about when told to.
+    fn wait(&mut self, notices: &Receiver<Notice>, readiness: &Readiness, drain: Duration) -> Result<(), ServeError> {
+        let mut deadline = Duration::MAX;
+        let clock = Clock::start();
+        loop {
+            let left = deadline.saturating_sub(Duration::from_micros(clock.now().us)).min(A_DAY);
+            match notices.recv_timeout(left) {
+                Ok(Notice::Signal) if deadline == Duration::MAX => {
+                    tracing::info!(
+                        drain_timeout_ms = drain.as_millis() as u64,
+                        "stopping; a second signal ends at once"
+                    );
+                    readiness.enter(readiness::Stage::Draining);
+                    self.control.advance(Stage::Draining, &self.post);
+                    // What is not gone by then is reset, which takes a moment of its own.
+                    deadline = Duration::from_micros(clock.now().us) + drain.saturating_sub(RESET_TIME);
+                }
+                Ok(Notice::Signal) => std::process::exit(EXIT_BY_SECOND_SIGNAL),
+                Ok(Notice::Ended(shard, result)) => {
+                    result?;
+                    debug_assert!(deadline != Duration::MAX, "shard {shard:?} ended without being told to");
+                    self.shards_running -= 1;
+                    if self.shards_running == 0 {
+                        return Ok(());
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) if deadline == Duration::MAX => {}
+                Err(RecvTimeoutError::Timeout) if self.control.stage() < Stage::Stopping => {
+                    tracing::warn!("the drain timeout has passed; resetting what is left");
+                    self.control.advance(Stage::Stopping, &self.post);
+                    deadline += RESET_TIME;
+                }
+                Err(_) => return Ok(()),
+            }
+        }
+    }
+}
+
+/// Waits for every executor, then lets the shards open their sockets: the first decides ports that were left open.
+fn open_shards(config: &Config, lines: &[(Receiver<Report>, Sender<Addresses>)]) -> Report {
+    let ended = |_| ServeError::Executor("its thread ended; too little memory may be locked (ulimit -l)".into());
+    for (heard, _) in lines {
+        heard.recv().map_err(ended)??;
+    }
+    let http = config.listen.iter().map(|&address| (Port::Http, address));
+    let mut addresses: Vec<_> = http.chain(config.tcp_listen.iter().map(|&address| (Port::Lines, address))).collect();
+    for &(port, address) in &addresses {
+        socket::check_free(address).map_err(|error| ServeError::Listen { address, flag: flag(port), error })?;
+    }
+    for (heard, order) in lines {
+        // A thread that has ended says so in the next line.
+        let _ = order.send(addresses.clone());
+        addresses = heard.recv().map_err(ended)??;
+    }
+    Ok(addresses)
+}
+
+fn spawn(seed: Seed, cpu: usize) -> Result<(), ServeError> {
+    LocalExecutorBuilder::new(Placement::Fixed(cpu))
+        .name("hubbub-shard")
+        .io_memory(EXECUTOR_IO_MEMORY_BYTES)
+        .preempt_timer(EXECUTOR_PREEMPT)
+        .spawn(move || run_shard(seed))
+        .map(|_thread| ())
+        .map_err(|error| ServeError::Executor(error.to_string()))
+}
+
+/// The life of a shard's thread.
+async fn run_shard(seed: Seed) {
+    // The main thread ends the process if it hears nothing more; sending fails only when it has ended itself.
+    let _ = seed.reports.send(Ok(Vec::new()));
+    let Ok(addresses) = seed.orders.recv() else { return };
+    let shard = seed.core.shard;
+    let (reports, notify) = (seed.reports.clone(), seed.notify.clone());
+    match open_shard(seed, &addresses) {
+        Ok((shell, addresses)) => {
+            let _ = reports.send(Ok(addresses));
+            let result = shell.run().await;
+            let _ = notify.send(Notice::Ended(shard, result));
+        }
+        Err(error) => {
+            let _ = reports.send(Err(error));
+        }
+    }
+}
+
+/// Opens everything that belongs to this shard alone.
+fn open_shard(seed: Seed, addresses: &[(Port, SocketAddr)]) -> Result<(Shard, Vec<(Port, SocketAddr)>), ServeError> {
+    table::own_descriptor_table()?;
+    let mut ring = Ring::new(&RingConfig::default()).map_err(|error| ServeError::Ring(probe::explain(&error)))?;
+    let shard = seed.core.shard;
+    let mailbox = Mailbox::new(seed.post, shard);
+    ring.set_doorbell(mailbox.bell());
+    let mut acceptor = Acceptor::new(seed.connections_max)?;
+    let mut bound = Vec::new();
+    for &(port, address) in addresses {
+        let listen = || -> io::Result<_> {
+            let socket = socket::listen(address)?;
+            let address = socket::local_address(&socket)?;
+            Ok((socket, address))
+        };
+        let (socket, address) = listen().map_err(|error| ServeError::Listen { address, flag: flag(port), error })?;
+        acceptor.listen(socket, port, &mut ring);
+        bound.push((port, address));
+    }
+    let metrics = &seed.metrics.shards[shard.index()];
+    let hub = Hub::new(seed.core, &seed.config, seed.admission, metrics, seed.clock.now());
+    let beat = Beat::new(seed.config.coalesce_max.as_micros() as u64);
+    let shell =
+        Shard { ring, hub, mailbox, acceptor, control: seed.control, clock: seed.clock, beat, turn: Turn::default() };
+    Ok((shell, bound))
+}
+
+/// Hands signals to the main thread.
+fn forward_signals(mut signals: Signals, notify: Sender<Notice>) -> io::Result<()> {
+    let forward = move || {
+        for _ in signals.forever() {
+            if notify.send(Notice::Signal).is_err() {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new().name("hubbub-signals".into()).spawn(forward).map(|_| ())
+}
+
+/// Tells the operator where the server is, and how to try it.
+fn announce(layout: &Layout, addresses: &[(Port, SocketAddr)], admin: &[SocketAddr]) {
+    println!("hubbub {}: {}", env!("CARGO_PKG_VERSION"), layout.explanation);
+    for (port, address) in addresses {
+        match port {
+            Port::Http => println!("  web client and WebSocket  http://{address}/"),
+            Port::Lines => println!("  JSON lines over TCP       {address}"),
+        }
+    }
+    for address in admin {
+        println!("  metrics and health        http://{address}/metrics");
+    }
+    if let Some((_, address)) = addresses.iter().find(|(port, _)| *port == Port::Http) {
+        println!("Try it: open http://{address}/ in two tabs.");
+    }
+}
+
+fn flag(port: Port) -> &'static str {
+    match port {
+        Port::Http => "--listen",
+        Port::Lines => "--tcp-listen",
+    }
+}
+
+/// What glommio registers for each executor's file I/O, of which a shard has none. Its default would not fit the
+/// memory that a process may usually lock.
+const EXECUTOR_IO_MEMORY_BYTES: usize = 64 * 1024;
+/// When glommio interrupts its tasks to look after its own I/O, of which a shard has none. Never, for it may lose the
+/// shard: if the timer fires after it was set and before a task was run, as it does on a busy CPU, the executor takes
+/// it that there is nothing to run and sleeps until something wakes it (`run_task_queues` in glommio 0.9).
+const EXECUTOR_PREEMPT: Duration = Duration::from_secs(86_400);
+const NOTICES_MAX: usize = 64;
+const RETRY_AFTER_MS_MIN: u64 = 1_000;
+const RESET_TIME: Duration = Duration::from_millis(500);
+const A_DAY: Duration = Duration::from_secs(86_400);
+/// 128 + SIGINT, as shells have it.
+const EXIT_BY_SECOND_SIGNAL: i32 = 130;

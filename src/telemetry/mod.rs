@@ -1,0 +1,8 @@
+//! What the server says about itself: figures, log lines and its readiness.
+
+pub mod histogram;
+pub mod log;
+pub mod metrics;
+pub mod process;
+pub mod readiness;
+pub mod render;

@@ -1,0 +1,153 @@
+// What the client is handed in place of a browser: sockets, a clock that only tests move, and no chance.
+
+import { readFileSync } from 'node:fs';
+
+const source = readFileSync(new URL('../../src/web/client.js', import.meta.url));
+
+/** The client's own exports. Loaded by content: it is a module by its type attribute, which Node does not see. */
+export const client = await import(`data:text/javascript;base64,${source.toString('base64')}`);
+
+/** One socket as the client sees it, and its other end as the test does. */
+export class FakeSocket {
+  sent = [];
+  closed = false;
+
+  send(text) {
+    this.sent.push(JSON.parse(text));
+  }
+
+  close() {
+    this.closed = true;
+  }
+
+  accept() {
+    this.onopen?.({});
+  }
+
+  push(event) {
+    this.onmessage?.({ data: JSON.stringify(event) });
+  }
+
+  drop(code = 1006, reason = '') {
+    this.onclose?.({ code, reason });
+  }
+
+  /** Takes the oldest command of that type which the client has sent. */
+  take(type) {
+    const at = this.sent.findIndex((command) => command.type === type);
+    if (at < 0) throw new Error(`no ${type} among ${JSON.stringify(this.sent)}`);
+    return this.sent.splice(at, 1)[0];
+  }
+
+  types() {
+    return this.sent.map((command) => command.type);
+  }
+
+  ok(command, fields = {}) {
+    this.push({ type: 'ok', id: command.id, ...fields });
+  }
+}
+
+export class FakeEnv {
+  sockets = [];
+  time = 1_700_000_000_000;
+  chance = 0.5;
+  #timers = [];
+  #uuids = 0;
+
+  get socket() {
+    return this.sockets.at(-1);
+  }
+
+  open() {
+    this.sockets.push(new FakeSocket());
+    return this.socket;
+  }
+
+  now() {
+    return this.time;
+  }
+
+  random() {
+    return this.chance;
+  }
+
+  later(ms, run) {
+    const timer = { at: this.time + ms, run };
+    this.#timers.push(timer);
+    return timer;
+  }
+
+  cancel(timer) {
+    this.#timers = this.#timers.filter((other) => other !== timer);
+  }
+
+  uuid() {
+    this.#uuids += 1;
+    return `key-${this.#uuids}`;
+  }
+
+  /** Lets time pass, running what falls due in order. */
+  pass(ms) {
+    const end = this.time + ms;
+    for (;;) {
+      const next = this.#timers.filter((timer) => timer.at <= end).sort((a, b) => a.at - b.at)[0];
+      if (!next) break;
+      this.cancel(next);
+      this.time = Math.max(this.time, next.at);
+      next.run();
+    }
+    this.time = end;
+  }
+}
+
+/** A chat of `ann` that is online, with what the page was told. */
+export function chatOnline() {
+  const env = new FakeEnv();
+  const told = [];
+  let refused = null;
+  const page = {
+    changed() {},
+    told: (text) => told.push(text),
+    refused: (text) => {
+      refused = text;
+    },
+    reading: () => false,
+    farSide: () => 'top',
+  };
+  const chat = new client.Chat(env, 'ws://fake/ws', page);
+  chat.start('ann');
+  welcome(env.socket);
+  return { env, chat, told, refused: () => refused };
+}
+
+export function welcome(socket) {
+  socket.accept();
+  const connect = socket.take('connect');
+  const limits = { message_bytes: 1_000, rooms: 128, unanswered: 64 };
+  socket.push({ type: 'welcome', id: connect.id, user: connect.name, heartbeat_ms: 30_000, limits });
+}
+
+export function message(seq, text = `m${seq}`, fields = {}) {
+  return { type: 'message', room: 'lobby', seq, sender: 'bob', content: text, timestamp: 1_700_000_000_000 + seq * 1_000, ...fields };
+}
+
+export function messages(from, to) {
+  return Array.from({ length: to - from + 1 }, (_, at) => message(from + at));
+}
+
+/** Enters the lobby, whose log is at `seq` in `epoch`. */
+export function enterLobby(socket, { seq = 0, epoch = 'e1', recovered } = {}) {
+  const join = socket.take('join');
+  socket.ok(join, { room: 'lobby', epoch, seq, members: 1, role: 'member', ...(recovered === undefined ? {} : { recovered }) });
+  return join;
+}
+
+/** What a room shows, briefly: texts, `[from-to state]` for gaps, `|` for a restart. */
+export function shown(room) {
+  return room.items.map((item) => {
+    if (item.kind === 'message') return item.deleted ? '(deleted)' : item.content;
+    if (item.kind === 'restart') return '|';
+    return `[${item.seq}-${item.to} ${item.tail ? 'tail' : item.state}]`;
+  });
+}

@@ -1,0 +1,20 @@
+//! What the tests stand on: a real server process, clients that share no code with it, and waiting for conditions.
+//!
+//! Nothing here sleeps to let something happen: a test waits for what it wants to see, with a deadline, and shows that
+//! something does not happen by a fence, an answer that could only come after it.
+
+mod client;
+mod http;
+mod lines;
+mod metrics;
+mod raw;
+mod server;
+mod wait;
+mod websocket;
+
+pub use client::{Client, Event};
+pub use http::{http, http_raw, upgrade_head};
+pub use raw::{Frame, RawWs, masked_frame};
+pub use server::{Launch, Server, run_to_end};
+pub use wait::{Deadline, until};
+pub use websocket::{RelayClient, Request, connect as connect_ws, try_connect as try_connect_ws};

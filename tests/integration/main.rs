@@ -1,0 +1,26 @@
+//! The whole server, as its clients and its operator meet it: a real process on real sockets, clients that share no
+//! code with it. Each file has one theme; a test starts the servers it needs and shares nothing with other tests.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed, also in what it calls")]
+
+mod abuse;
+mod admin;
+mod chat;
+mod config;
+mod descriptors;
+mod harness;
+mod heartbeat;
+mod history;
+mod http;
+mod limits;
+mod malformed;
+mod presence;
+mod recovery;
+mod relay;
+mod rooms;
+mod session;
+mod shards;
+mod shutdown;
+mod slow;
+mod tcp;
+mod websocket;

@@ -1,0 +1,137 @@
+//! What a seed decides before anything happens: sizes, bounds, speeds.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hubbub::chat::CoreConfig;
+use hubbub::chat::outbox::OutboxLimits;
+use hubbub::ids::{Namespace, RoomName, ShardId};
+use hubbub::limits::{Limits, SlowConsumerPolicy};
+
+use crate::faults::FaultKind;
+use crate::rng::Rng;
+
+/// The shape of one world.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub seed: u64,
+    pub shards: u16,
+    pub rooms: Vec<RoomName>,
+    pub relay_rooms: Vec<RoomName>,
+    pub users: usize,
+    pub clients: usize,
+    /// Steps of the wild part; afterwards the world is brought to rest.
+    pub steps: usize,
+    /// Batches between two shards, for each queue.
+    pub mailbox_capacity: usize,
+    pub exchange_backlog_max: usize,
+    /// Longest time that a batch travels.
+    pub delay_us_max: u64,
+    pub outbox: OutboxLimits,
+    pub limits: Limits,
+    /// One in how many steps takes seconds.
+    pub patience: usize,
+    /// Out of a hundred acts of a client, how many are bursts of messages.
+    pub bursts: usize,
+    /// One in how many acts of a client ends its connection; four times as often it moves between rooms.
+    pub restlessness: usize,
+    /// Out of eight clients, how many read slowly.
+    pub slow_of_eight: usize,
+    /// Whether the core is told of a close at once or only when all was flushed.
+    pub tells_closed_at_once: bool,
+    /// Whether bytes rather than messages bound the history, so that the oracle cannot foretell it.
+    pub history_bytes_tight: bool,
+    /// Whether the world ends by a drain.
+    pub drains: bool,
+}
+
+impl Plan {
+    pub fn new(seed: u64, rng: &mut Rng) -> Self {
+        let policy = if rng.chance(1, 2) { SlowConsumerPolicy::Skip } else { SlowConsumerPolicy::Disconnect };
+        let history_bytes_tight = rng.chance(1, 8);
+        let limits = Limits {
+            history_size: *rng.pick(&[0, 4, 10, 70, 100, 1_000]),
+            history_bytes: if history_bytes_tight { 700 } else { 1 << 20 },
+            heartbeat_interval: Duration::from_millis(*rng.pick(&[3_000, 10_000, 30_000])),
+            heartbeat_adaptive: rng.chance(1, 4),
+            handshake_timeout: Duration::from_millis(rng.range(1_000, 10_000)),
+            presence_grace: Duration::from_millis(*rng.pick(&[500, 2_000, 5_000])),
+            outbox_stall: Duration::from_millis(*rng.pick(&[500, 3_000, 10_000])),
+            slow_consumer: policy,
+            ..Limits::default()
+        };
+        // Room for everything, for a chunk of a replay, for a few messages.
+        let bytes_max = *rng.pick(&[1 << 20, rng.clone().range(9_000, 20_000), rng.clone().range(1_000, 8_000)]);
+        let outbox = OutboxLimits { bytes_max: bytes_max as usize, ..OutboxLimits::from(&limits) };
+        let mut plan = Self {
+            seed,
+            shards: rng.range(1, 5) as u16,
+            rooms: names(Namespace::Chat, rng.range(1, 4)),
+            relay_rooms: names(Namespace::Relay, rng.range(1, 2)),
+            users: rng.range(2, 8) as usize,
+            clients: rng.range(2, 14) as usize,
+            steps: rng.range(200, 1_200) as usize,
+            mailbox_capacity: *rng.pick(&[1, 1, 2, 8, 64]),
+            exchange_backlog_max: *rng.pick(&[1, 1, 2, 16, 1_024]),
+            delay_us_max: *rng.pick(&[0, 300, 20_000, 1_000_000]),
+            outbox,
+            limits,
+            patience: *rng.pick(&[400, 400, 400, 50]),
+            bursts: 1,
+            restlessness: *rng.pick(&[12, 40, 200]),
+            slow_of_eight: *rng.pick(&[0, 1, 4]),
+            tells_closed_at_once: rng.chance(1, 2),
+            history_bytes_tight,
+            drains: rng.chance(1, 4),
+        };
+        if rng.chance(1, 6) {
+            plan.crowd(rng);
+        }
+        plan
+    }
+
+    /// All in one room, and so much is said that its history runs away from whoever reads slowly.
+    fn crowd(&mut self, rng: &mut Rng) {
+        self.rooms.truncate(1);
+        self.clients = 12;
+        self.steps = 1_000;
+        self.limits.history_size = 100;
+        self.limits.history_bytes = 1 << 20;
+        self.history_bytes_tight = false;
+        self.outbox.bytes_max = rng.range(9_000, 16_000) as usize;
+        self.slow_of_eight = 4;
+        self.restlessness = 12;
+        self.bursts = 8;
+    }
+
+    /// Changes the plan so that the fault will be felt: whoever leaves right after it could not tell of it.
+    pub fn suit(&mut self, fault: FaultKind) {
+        self.restlessness = 1_000;
+        if fault == FaultKind::DropGap {
+            self.outbox.policy = SlowConsumerPolicy::Skip;
+            self.slow_of_eight = 4;
+        } else {
+            self.outbox.policy = SlowConsumerPolicy::Disconnect;
+            self.slow_of_eight = 0;
+        }
+    }
+
+    pub fn core_config(&self, shard: ShardId) -> CoreConfig {
+        CoreConfig {
+            shard,
+            shards: self.shards,
+            limits: self.limits.clone(),
+            node: Arc::from("sim"),
+            exchange_backlog_max: self.exchange_backlog_max,
+            seed: self.seed ^ (u64::from(shard.0) << 48),
+        }
+    }
+
+    pub fn skips(&self) -> bool {
+        self.outbox.policy == SlowConsumerPolicy::Skip
+    }
+}
+
+fn names(namespace: Namespace, count: u64) -> Vec<RoomName> {
+    (0..count).map(|n| RoomName::new(namespace, &format!("room-{n}")).expect("a fair name")).collect()
+}

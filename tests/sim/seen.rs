@@ -1,0 +1,48 @@
+//! How often what a simulation is for has happened: a world in which nothing happens keeps every promise.
+
+macro_rules! seen {
+    ($($name:ident,)*) => {
+        /// Counts of what happened.
+        #[derive(Clone, Copy, Debug, Default)]
+        pub struct Seen {
+            $(pub $name: u64,)*
+        }
+
+        impl Seen {
+            pub fn add(&mut self, other: &Self) {
+                $(self.$name += other.$name;)*
+            }
+
+            /// Panics unless everything has happened.
+            pub fn check(&self) {
+                $(assert!(self.$name > 0, "no seed has seen any {}: {self:?}", stringify!($name));)*
+            }
+        }
+    };
+}
+
+seen! {
+    messages,
+    signals,
+    relayed,
+    presence_pushes,
+    blocked,
+    requests_refused,
+    mailboxes_full,
+    outbox_gaps,
+    retention_gaps,
+    slow_closes,
+    stalls,
+    recovered,
+    not_recovered,
+    replays,
+    switches,
+    deletions,
+    half_closes,
+    aborts,
+    heartbeat_timeouts,
+    handshake_timeouts,
+    filtered,
+    drains,
+    new_epochs,
+}

@@ -1,0 +1,581 @@
+//! One connection of the chat protocol as its client sees it: what it asked for, what it was told, and whether the
+//! two agree. Everything that can be judged at once is judged here; the rest is left to the end of the world.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hubbub::ids::{Epoch, Seq, UserName};
+use hubbub::message::close::{CloseReason, ErrorCode};
+use hubbub::message::command::{HistoryFrom, Position};
+use hubbub::message::event::{Event, Joined, Message, Presence, PresentUser, Reply, Role, Signal};
+
+use crate::env::Env;
+use crate::truth::Author;
+use crate::view::{Memory, People, View};
+
+/// What a connection knows.
+#[derive(Debug)]
+pub struct Witness {
+    pub author: Author,
+    pub user: Option<UserName>,
+    /// Commands with an `id` that have no reply yet.
+    pub asked: BTreeMap<u64, Asked>,
+    /// Joins from the URL that have no `ok` yet, in order.
+    pub url_joins: Vec<usize>,
+    /// Errors without `id` that must still come.
+    pub errors_due: usize,
+    /// Rooms this connection is in as its client sees it, by the room's place in the plan.
+    pub views: BTreeMap<usize, View>,
+    /// Whether `connect` was sent, and the rooms it will be in once everything sent is done.
+    pub connected: bool,
+    pub member_of: BTreeSet<usize>,
+    /// Rooms in which it once asked for its own messages not to come back.
+    pub no_echo: BTreeSet<usize>,
+    pub half_closed: bool,
+    pub told_closing: bool,
+    /// The last page of rooms: places in the plan, and members.
+    pub rooms: Vec<(usize, u64)>,
+    /// Joins after which a `leave` without `id` was sent, before they were answered.
+    left_silently: BTreeSet<u64>,
+    next_id: u64,
+}
+
+/// A command that waits for its reply.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Asked {
+    Connect,
+    Join(JoinAsked),
+    Leave {
+        room: usize,
+    },
+    Switch {
+        from: usize,
+        to: JoinAsked,
+    },
+    Message {
+        room: usize,
+        number: usize,
+    },
+    Signal {
+        room: usize,
+        number: usize,
+    },
+    Delete {
+        room: usize,
+        seq: u64,
+        allowed: bool,
+    },
+    History {
+        room: usize,
+        from: HistoryFrom,
+        limit: usize,
+    },
+    Presence {
+        room: usize,
+        membership: u64,
+        after: Option<UserName>,
+    },
+    Rooms {
+        after: Option<String>,
+        limit: usize,
+    },
+    Ping,
+    /// Refused whatever it asks, with this code.
+    Refused(ErrorCode),
+}
+
+/// What a join asked for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct JoinAsked {
+    pub room: usize,
+    pub since: Option<Position>,
+    pub history: u64,
+    pub tags: Vec<String>,
+    pub presence: bool,
+}
+
+/// What the client should do about an event.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reaction {
+    None,
+    Pong,
+    /// Ask for the next page of presence.
+    PresencePage {
+        room: usize,
+        after: Option<UserName>,
+    },
+}
+
+impl Witness {
+    pub fn new(author: Author) -> Self {
+        Self {
+            author,
+            user: None,
+            asked: BTreeMap::new(),
+            url_joins: Vec::new(),
+            errors_due: 0,
+            views: BTreeMap::new(),
+            connected: false,
+            member_of: BTreeSet::new(),
+            no_echo: BTreeSet::new(),
+            half_closed: false,
+            told_closing: false,
+            rooms: Vec::new(),
+            left_silently: BTreeSet::new(),
+            next_id: 1,
+        }
+    }
+
+    /// Numbers a command and remembers what it asks.
+    pub fn ask(&mut self, asked: Asked) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.asked.insert(id, asked);
+        id
+    }
+
+    /// Whether nothing that was sent may still change the membership in a room.
+    pub fn is_settled(&self, room: usize) -> bool {
+        let moves = |asked: &Asked| match asked {
+            Asked::Join(join) => join.room == room,
+            Asked::Leave { room: left } => *left == room,
+            Asked::Switch { from, to } => *from == room || to.room == room,
+            _ => false,
+        };
+        !self.url_joins.contains(&room) && !self.asked.values().any(moves)
+    }
+
+    /// A `leave` without `id` is being sent: its room's membership ends unseen.
+    pub fn leave_silently(&mut self, room: usize) {
+        let enters = |asked: &Asked| match asked {
+            Asked::Join(to) | Asked::Switch { to, .. } => to.room == room,
+            _ => false,
+        };
+        match self.asked.iter().rev().find(|(_, asked)| enters(asked)) {
+            Some((id, _)) => _ = self.left_silently.insert(*id),
+            None => self.views.get_mut(&room).expect("it is a member").leaving = true,
+        }
+    }
+
+    /// Judges one event.
+    pub fn observe(&mut self, event: &Event, env: &mut Env) -> Reaction {
+        match event {
+            Event::Welcome { id, body } => self.on_welcome(*id, &body.user, env),
+            Event::Ok { id, body } => return self.on_ok(*id, body, env),
+            Event::Error { id, code, message } => self.on_error(*id, *code, message, env),
+            Event::Pong { id } => self.on_pong(*id, env),
+            Event::Message(message) => self.on_message(message, env),
+            Event::Signal(signal) => self.on_signal(signal, env),
+            Event::Deleted { room, seq } => self.on_deleted(env.room(room), seq.0, env),
+            Event::Presence(presence) => self.on_presence(presence, env),
+            Event::Gap { room, from, to } => self.on_gap(env.room(room), from.0, to.0, env),
+            Event::Closing { .. } if env.draining && !self.told_closing => self.told_closing = true,
+            Event::Closing { .. } => {
+                env.fail(|| format!("{:?} was told again, or for nothing, of a close", self.author))
+            }
+            Event::Ping => return Reaction::Pong,
+            Event::Relay(_) => env.fail(|| "a chat connection got a relayed frame".into()),
+        }
+        Reaction::None
+    }
+
+    fn on_welcome(&mut self, id: Option<u64>, user: &UserName, env: &mut Env) {
+        let expected = match id {
+            Some(id) => self.asked.remove(&id) == Some(Asked::Connect),
+            None => true,
+        };
+        if !expected || self.user.is_some() {
+            env.fail(|| format!("{:?}: unexpected welcome {id:?}", self.author));
+        }
+        self.user = Some(user.clone());
+    }
+
+    fn on_pong(&mut self, id: Option<u64>, env: &mut Env) {
+        let asked = id.and_then(|id| self.asked.remove(&id));
+        if id.is_some() && asked != Some(Asked::Ping) {
+            env.fail(|| format!("{:?}: pong {id:?} answers {asked:?}", self.author));
+        }
+    }
+
+    fn on_error(&mut self, id: Option<u64>, code: ErrorCode, message: &str, env: &mut Env) {
+        let Some(id) = id else {
+            if self.errors_due == 0 && !env.draining {
+                env.fail(|| format!("{:?}: unexpected error {code:?} {message}", self.author));
+            }
+            self.errors_due = self.errors_due.saturating_sub(1);
+            return;
+        };
+        let asked = self.asked.remove(&id);
+        let fair = match &asked {
+            None => false,
+            Some(Asked::Refused(expected)) if *expected == code => true,
+            Some(Asked::Delete { .. }) if matches!(code, ErrorCode::NotFound | ErrorCode::Forbidden) => true,
+            Some(_) => env.draining,
+        };
+        if !fair {
+            env.fail(|| format!("{:?}: error {code:?} ({message}) answers {id} {asked:?}", self.author));
+        }
+        if let (Some(Asked::Delete { seq, allowed: true, .. }), ErrorCode::Forbidden) = (&asked, code) {
+            env.fail(|| format!("{:?} was not allowed to delete {seq}", self.author));
+        }
+    }
+
+    fn on_ok(&mut self, id: Option<u64>, body: &Reply, env: &mut Env) -> Reaction {
+        let Some(id) = id else {
+            return self.on_url_join(body, env);
+        };
+        let Some(asked) = self.asked.remove(&id) else {
+            env.fail(|| format!("{:?}: ok {id} answers nothing: {body:?}", self.author));
+            return Reaction::None;
+        };
+        match (asked, body) {
+            (Asked::Join(join), Reply::Joined(joined)) => return self.enter(Some(id), &join, joined, env),
+            (Asked::Switch { from, to }, Reply::Joined(joined)) => {
+                env.seen.switches += 1;
+                self.exit(from, env);
+                return self.enter(Some(id), &to, joined, env);
+            }
+            (Asked::Leave { room }, Reply::Done) => self.exit(room, env),
+            (Asked::Message { room, number }, Reply::Sent { room: name, seq, timestamp, .. }) => {
+                if env.room(name) != Some(room) {
+                    env.fail(|| format!("message {number} went to {name:?}"));
+                }
+                let claim = env.truth.claim(number, seq.0, *timestamp);
+                env.check(claim);
+            }
+            (Asked::Signal { number, .. }, Reply::Done) => env.truth.sent[number].accepted = true,
+            (Asked::Delete { room, seq, .. }, Reply::Done) => {
+                env.seen.deletions += 1;
+                if let Some(view) = self.views.get(&room) {
+                    env.truth.buried.insert((room, view.epoch.0, seq));
+                }
+            }
+            (Asked::History { room, from, limit }, Reply::History { epoch, messages, more, .. }) => {
+                self.on_page_of_history(room, from, limit, (*epoch, messages, *more), env);
+            }
+            (Asked::Presence { room, membership, after }, Reply::Users { users, next, .. }) => {
+                return self.on_page_of_users(room, membership, after.as_ref(), users, next.as_ref(), env);
+            }
+            (Asked::Rooms { after, limit }, Reply::Rooms { rooms, next }) => {
+                let names: Vec<&str> = rooms.iter().map(|room| room.room.as_str()).collect();
+                let later = names.first().is_none_or(|first| after.as_deref().is_none_or(|after| *first > after));
+                let next_is_last = next.as_ref().is_none_or(|next| names.last() == Some(&next.as_str()));
+                if !later || !names.is_sorted_by(|a, b| a < b) || names.len() > limit || !next_is_last {
+                    env.fail(|| format!("{limit} rooms after {after:?}: {names:?}, {next:?}"));
+                }
+                self.rooms = rooms.iter().filter_map(|room| Some((env.room(&room.room)?, room.members))).collect();
+            }
+            (asked, body) => env.fail(|| format!("{asked:?} was answered by {body:?}")),
+        }
+        Reaction::None
+    }
+
+    fn on_url_join(&mut self, body: &Reply, env: &mut Env) -> Reaction {
+        let Reply::Joined(joined) = body else {
+            env.fail(|| format!("{:?}: ok without id: {body:?}", self.author));
+            return Reaction::None;
+        };
+        if self.url_joins.first().copied() != env.room(&joined.room) || self.user.is_none() {
+            env.fail(|| format!("{:?}: ok for {:?}, the URL says {:?}", self.author, joined.room, self.url_joins));
+            return Reaction::None;
+        }
+        let room = self.url_joins.remove(0);
+        self.enter(None, &JoinAsked { room, ..JoinAsked::default() }, joined, env)
+    }
+
+    fn enter(&mut self, id: Option<u64>, asked: &JoinAsked, joined: &Joined, env: &mut Env) -> Reaction {
+        let (room, head) = (asked.room, joined.seq.0);
+        // Whoever is alone has been here longest.
+        let alone = joined.members == 1 && joined.role != Role::Host;
+        if env.room(&joined.room) != Some(room) || joined.members == 0 || alone {
+            env.fail(|| format!("{asked:?} was answered by {joined:?}"));
+        }
+        self.judge_recovery(asked, joined, env);
+        let kept = head.min(env.plan.limits.history_size as u64);
+        let after = match (asked.since, joined.recovered) {
+            (Some(since), Some(true)) => since.seq.0,
+            (Some(_), _) => head,
+            (None, _) => head - asked.history.min(kept),
+        };
+        if after < head {
+            env.seen.replays += 1;
+        }
+        let view = View {
+            membership: self.next_id,
+            epoch: joined.epoch,
+            head,
+            members: joined.members,
+            next: after + 1,
+            loose_start: asked.since.is_none() && asked.history > 0 && env.plan.history_bytes_tight,
+            replayed: after < head,
+            role: joined.role,
+            tags: asked.tags.clone(),
+            jumps: Vec::new(),
+            readable: BTreeSet::new(),
+            told_deleted: BTreeSet::new(),
+            signals: BTreeSet::new(),
+            last_signal: None,
+            since_step: env.step,
+            leaving: id.is_some_and(|id| self.left_silently.remove(&id)),
+            people: asked.presence.then(People::default),
+            last_timestamp: 0,
+            last_numbers: BTreeMap::new(),
+        };
+        self.next_id += 1;
+        if self.views.get(&room).is_some_and(|old| !old.leaving) {
+            env.fail(|| format!("{:?} joined {room} twice", self.author));
+        }
+        if let Some(old) = self.views.insert(room, view) {
+            env.past.push(self.memory(room, old));
+        }
+        if asked.presence { Reaction::PresencePage { room, after: None } } else { Reaction::None }
+    }
+
+    /// `recovered` says whether everything after `since` will come; it must be true whenever that can be.
+    fn judge_recovery(&self, asked: &JoinAsked, joined: &Joined, env: &mut Env) {
+        let Some(since) = asked.since else {
+            if joined.recovered.is_some() {
+                env.fail(|| format!("{asked:?} was answered by {joined:?}"));
+            }
+            return;
+        };
+        let (same, head) = (since.epoch == joined.epoch, joined.seq.0);
+        let missed = head.checked_sub(since.seq.0);
+        let kept = missed.is_some_and(|missed| missed <= env.plan.limits.history_size as u64);
+        let fair = match joined.recovered {
+            Some(true) => same && kept,
+            Some(false) => !same || !kept || (env.plan.history_bytes_tight && missed != Some(0)),
+            None => false,
+        };
+        if joined.recovered == Some(true) {
+            env.seen.recovered += 1;
+        } else {
+            env.seen.not_recovered += 1;
+            env.seen.new_epochs += u64::from(!same);
+        }
+        if !fair {
+            env.fail(|| format!("{:?}: {asked:?} was answered by {joined:?}", self.author));
+        }
+    }
+
+    fn exit(&mut self, room: usize, env: &mut Env) {
+        match self.views.remove(&room) {
+            Some(view) => env.past.push(self.memory(room, view)),
+            None => env.fail(|| format!("{:?} left {room}, where it was not", self.author)),
+        }
+    }
+
+    /// What is kept of a membership that is over.
+    fn memory(&self, room: usize, view: View) -> Memory {
+        Memory { author: self.author, no_echo: self.no_echo.contains(&room), room, view }
+    }
+
+    /// What is remembered of the memberships that last.
+    pub fn memories(&self) -> impl Iterator<Item = Memory> {
+        self.views.iter().map(|(room, view)| self.memory(*room, view.clone()))
+    }
+
+    fn on_message(&mut self, message: &Message, env: &mut Env) {
+        env.seen.messages += 1;
+        let author = self.author;
+        let Some(room) = env.room(&message.room) else {
+            return env.fail(|| format!("message of {:?}", message.room));
+        };
+        let Some(view) = self.views.get_mut(&room) else {
+            return env.fail(|| format!("{author:?} is not in {room} and got {message:?}"));
+        };
+        let seq = message.seq.0;
+        let may_jump = !view.tags.is_empty() || self.no_echo.contains(&room);
+        if let Err(what) = view.advance(seq, seq, may_jump) {
+            return env.fail(|| format!("{author:?} in {room}: {what}"));
+        }
+        if message.timestamp < view.last_timestamp {
+            env.fail(|| format!("{author:?} in {room}: time goes back at {seq}"));
+        }
+        view.last_timestamp = message.timestamp;
+        let placed = env.truth.place(room, view.epoch, message);
+        let number = placed.unwrap_or_else(|what| {
+            env.fail(|| what);
+            None
+        });
+        if message.deleted {
+            return;
+        }
+        view.readable.insert(seq);
+        let Some(number) = number else { return };
+        let sent = &env.truth.sent[number];
+        if view.last_numbers.insert(sent.author, number).is_some_and(|last| last >= number) {
+            env.fail(|| format!("{author:?} in {room}: {number} is out of its sender's order"));
+            return;
+        }
+        let unwanted = sent.tag.as_ref().is_some_and(|tag| !view.wants(tag));
+        // A replay gives the log as it is, with what is published while it runs.
+        let own = sent.author == author && !sent.echo && seq > view.head && !view.replayed;
+        if unwanted || own {
+            env.fail(|| format!("{author:?} in {room} did not want {message:?}"));
+        }
+    }
+
+    fn on_gap(&mut self, room: Option<usize>, from: u64, to: u64, env: &mut Env) {
+        let author = self.author;
+        let Some((room, view)) = room.and_then(|room| Some((room, self.views.get_mut(&room)?))) else {
+            return env.fail(|| format!("{author:?} got a gap of room {room:?}, where it is not"));
+        };
+        if env.truth.was_told((author, room, from, to)) {
+            env.seen.outbox_gaps += 1;
+        } else {
+            env.seen.retention_gaps += 1;
+            env.truth.lost.insert((room, view.epoch.0, to));
+        }
+        let may_jump = !view.tags.is_empty() || self.no_echo.contains(&room);
+        if let Err(what) = view.advance(from, to, may_jump) {
+            env.fail(|| format!("{author:?} in {room}: gap {from}..={to}: {what}"));
+        }
+    }
+
+    fn on_signal(&mut self, signal: &Signal, env: &mut Env) {
+        env.seen.signals += 1;
+        let author = self.author;
+        let number = match env.truth.number(&signal.content) {
+            Ok(number) => number,
+            Err(what) => return env.fail(|| what),
+        };
+        let room = env.room(&signal.room);
+        let Some(view) = room.and_then(|room| self.views.get_mut(&room)) else {
+            return env.fail(|| format!("{author:?} is not in {room:?} and got signal {number}"));
+        };
+        let sender = env.truth.sent[number].author;
+        let in_order = view.signals.iter().rev().find(|n| env.truth.sent[**n].author == sender) < Some(&number);
+        if Some(env.truth.sent[number].room) != room || !in_order || !view.signals.insert(number) {
+            env.fail(|| format!("{author:?} in {room:?}: signal {number} twice, late or from elsewhere"));
+        }
+        if let Some(last) = view.last_signal.replace(number).filter(|_| !env.plan.skips()) {
+            let follows = env.truth.follow(last, number);
+            env.check(follows);
+        }
+    }
+
+    fn on_deleted(&mut self, room: Option<usize>, seq: u64, env: &mut Env) {
+        let author = self.author;
+        let Some(view) = room.and_then(|room| self.views.get_mut(&room)) else {
+            return env.fail(|| format!("{author:?} is not in {room:?} and was told of a deletion"));
+        };
+        view.readable.remove(&seq);
+        if !view.told_deleted.insert(seq) {
+            env.fail(|| format!("{author:?} in {room:?}: {seq} was deleted twice"));
+        }
+    }
+
+    fn on_presence(&mut self, presence: &Presence, env: &mut Env) {
+        env.seen.presence_pushes += 1;
+        let author = self.author;
+        let room = env.room(&presence.room);
+        let Some(people) = room.and_then(|r| self.views.get_mut(&r)).and_then(|view| view.people.as_mut()) else {
+            return env.fail(|| format!("{author:?} did not ask for the presence of {room:?}"));
+        };
+        if presence.joined.iter().any(|user| presence.left.contains(user)) {
+            env.fail(|| format!("came and went: {presence:?}"));
+        }
+        people.users.extend(presence.joined.iter().cloned());
+        people.users.retain(|user| !presence.left.contains(user));
+        people.count = Some(presence.count);
+    }
+
+    fn on_page_of_users(
+        &mut self,
+        room: usize,
+        membership: u64,
+        after: Option<&UserName>,
+        users: &[PresentUser],
+        next: Option<&UserName>,
+        env: &mut Env,
+    ) -> Reaction {
+        let sorted = users.is_sorted_by(|a, b| a.user < b.user);
+        let first = users.first().map(|first| &first.user);
+        if !sorted || first.is_some_and(|first| after.is_some_and(|after| first <= after)) {
+            env.fail(|| format!("page of presence after {after:?}: {users:?}"));
+        }
+        let Some(view) = self.views.get_mut(&room).filter(|view| view.membership == membership) else {
+            return Reaction::None;
+        };
+        let Some(people) = view.people.as_mut() else { return Reaction::None };
+        people.users.extend(users.iter().map(|present| present.user.clone()));
+        people.complete = next.is_none();
+        match next {
+            Some(next) => Reaction::PresencePage { room, after: Some(next.clone()) },
+            None => Reaction::None,
+        }
+    }
+
+    fn on_page_of_history(
+        &mut self,
+        room: usize,
+        from: HistoryFrom,
+        limit: usize,
+        (epoch, messages, more): (Epoch, &[std::sync::Arc<Message>], bool),
+        env: &mut Env,
+    ) {
+        for message in messages {
+            let placed = env.truth.place(room, epoch, message).map(|_| ());
+            env.check(placed);
+        }
+        let first = messages.first().map_or(0, |first| first.seq.0);
+        let last = messages.last().map_or(0, |last| last.seq.0);
+        let dense = messages.windows(2).all(|pair| pair[1].seq == pair[0].seq.next());
+        let in_range = match from {
+            HistoryFrom::Latest => true,
+            HistoryFrom::Before(Seq(before)) => messages.is_empty() || last < before,
+            HistoryFrom::After(Seq(after)) => messages.is_empty() || first > after,
+        };
+        let kept = last.min(env.plan.limits.history_size as u64);
+        let whole = match from {
+            _ if env.plan.history_bytes_tight => !more || !messages.is_empty(),
+            HistoryFrom::Latest => messages.len() as u64 == kept.min(limit as u64) && more == (first > last - kept + 1),
+            HistoryFrom::After(Seq(after)) if !messages.is_empty() && !more => {
+                first == (after + 1).max(last - kept + 1)
+            }
+            _ => !more || !messages.is_empty(),
+        };
+        if !dense || !in_range || messages.len() > limit || !whole {
+            env.fail(|| format!("page of history {from:?} {limit}: {first}..={last}, more {more}"));
+        }
+    }
+
+    /// Judges how the connection ended.
+    pub fn end(&self, reason: Option<CloseReason>, env: &mut Env) {
+        let author = self.author;
+        env.past.extend(self.memories());
+        let fair = match reason {
+            None | Some(CloseReason::SlowConsumer | CloseReason::HeartbeatTimeout) => true,
+            Some(CloseReason::HandshakeTimeout) => self.user.is_none(),
+            Some(CloseReason::Restart) => env.draining && self.told_closing,
+            Some(CloseReason::Normal) => self.half_closed,
+            Some(_) => false,
+        };
+        if !fair {
+            env.fail(|| format!("{author:?} was closed: {reason:?}"));
+        }
+        if reason == Some(CloseReason::Normal) {
+            self.check_answered(env);
+            let is_cut =
+                |view: &View| view.next <= view.head && !view.leaving && !view.loose_start && view.tags.is_empty();
+            let cut = self.views.iter().find(|(_, view)| is_cut(view));
+            if let Some((room, view)) = cut.filter(|(room, _)| !self.no_echo.contains(room)) {
+                env.fail(|| {
+                    format!("{author:?} in {room}: half-closed, replay ended at {} of {}", view.next, view.head)
+                });
+            }
+        }
+    }
+
+    /// Nothing may be unanswered any more.
+    pub fn check_answered(&self, env: &mut Env) {
+        if let Some((id, asked)) = self.asked.first_key_value() {
+            env.fail(|| format!("{:?}: {id} {asked:?} was never answered", self.author));
+        }
+        if !self.url_joins.is_empty() || self.errors_due > 0 {
+            env.fail(|| {
+                format!("{:?}: joins {:?}, {} errors never came", self.author, self.url_joins, self.errors_due)
+            });
+        }
+    }
+}
