@@ -13,6 +13,7 @@ use crate::chat::outbox::{Dropped, Kind};
 use crate::codec::websocket::frame;
 use crate::ids::ConnId;
 use crate::message::close::{CloseReason, DropReason};
+use crate::message::event::Event;
 use crate::net::Ended;
 
 impl Hub {
@@ -23,6 +24,9 @@ impl Hub {
 
     /// Begins the end of a connection. `code` goes into the close frame; an empty one answers an empty one.
     pub(super) fn end_with(&mut self, id: ConnId, reason: CloseReason, code: Option<u16>) {
+        if !matches!(reason, CloseReason::SlowConsumer | CloseReason::PeerGone) {
+            self.tell_gaps(id);
+        }
         let Some(connection) = self.connections.get(id).filter(|connection| connection.is_open()) else { return };
         connection.phase = Phase::Ending(reason);
         connection.replays = Vec::new();
@@ -54,6 +58,14 @@ impl Hub {
         }
         self.set_alarm(id, Alarm::End, self.limits.close_timeout.as_millis() as u64);
         self.flushed(id);
+    }
+
+    /// What was skipped is told before the goodbye, or the stream would end short without a word.
+    fn tell_gaps(&mut self, id: ConnId) {
+        while let Some(connection) = self.connections.get(id).filter(|connection| connection.is_open()) {
+            let Some(gap) = connection.outbox.take_gap() else { return };
+            self.send(id, &Event::Gap { room: gap.room, from: gap.from, to: gap.to });
+        }
     }
 
     /// An end that someone may ask about later is logged, at a bounded rate, since peers decide how many there are.
