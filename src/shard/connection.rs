@@ -24,7 +24,7 @@ pub(super) struct Connection {
     pub(super) queued_us: u64,
     /// The rest of a large frame, of which a piece is in flight.
     pub(super) unsent: Bytes,
-    /// Bytes that came while a command was blocked.
+    /// Bytes that came while a command was blocked: what the ring had received before it stopped, and no more.
     pub(super) held: Vec<u8>,
     pub(super) pending: Option<Box<Pending>>,
     /// Replays that go on when the outbox is half empty.
