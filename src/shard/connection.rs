@@ -29,6 +29,8 @@ pub(super) struct Connection {
     pub(super) pending: Option<Box<Pending>>,
     /// Replays that go on when the outbox is half empty.
     pub(super) replays: Vec<AudienceId>,
+    /// It is closed for this reason, with this code, once what it said is answered. Nothing more is taken from it.
+    pub(super) farewell: Option<(CloseReason, Option<u16>)>,
     pub(super) flags: Flags,
 }
 
@@ -114,6 +116,7 @@ impl Connection {
             held: Vec::new(),
             pending: None,
             replays: Vec::new(),
+            farewell: None,
             flags: Flags::default(),
         }
     }
