@@ -19,6 +19,7 @@ use operations::Run;
 #[bench::encode_message("codec/json/encode", "message")]
 #[bench::write_frame_header("codec/websocket/frame", "header")]
 #[bench::push_and_write("chat/outbox", "push and write 1 frame")]
+#[bench::push_to_100("chat/outbox", "push 1 frame to 100 members, and write")]
 #[bench::parse_upgrade("codec/http", "parse an upgrade request")]
 #[bench::decode_line("codec/lines", "one line")]
 fn hottest(mut run: Run) -> (u64, Run) {

@@ -11,7 +11,12 @@ use super::super::{Operation, Work, fold};
 use super::CONTENT;
 
 pub(super) fn operations() -> Vec<Operation> {
-    vec![push_and_write("push and write 1 frame", 1), push_and_write("push and write 16 frames", 16), skip()]
+    vec![
+        push_and_write("push and write 1 frame", 1),
+        push_and_write("push and write 16 frames", 16),
+        fan_out("push 1 frame to 100 members, and write", 100),
+        skip(),
+    ]
 }
 
 fn room() -> RoomName {
@@ -42,6 +47,30 @@ fn push_and_write(what: &'static str, frames: u64) -> Operation {
         }
     };
     Operation::new("chat/outbox", what, Work::Elements(frames), prepare)
+}
+
+/// What a message to a room costs beyond the core: the same frame into each member's outbox.
+fn fan_out(what: &'static str, members: usize) -> Operation {
+    let prepare = move || {
+        let limits = OutboxLimits::from(&Limits::default());
+        let (room, frame) = (room(), Bytes::from(CONTENT.to_vec()));
+        let mut outboxes: Vec<Outbox> = (0..members).map(|_| Outbox::default()).collect();
+        let mut scratch = Vec::new();
+        move || {
+            for outbox in &mut outboxes {
+                let kind = Kind::Message { room: &room, seq: Seq(1) };
+                assert_eq!(outbox.push(frame.clone(), kind, &limits, 1), Pushed::Queued);
+            }
+            let mut sum = 0;
+            for outbox in &mut outboxes {
+                while let Some(Batch::Frame(frame)) = outbox.take_batch(&mut scratch) {
+                    sum = fold(sum, outbox.written(black_box(frame).len(), 2) as u64);
+                }
+            }
+            sum
+        }
+    };
+    Operation::new("chat/outbox", what, Work::Elements(members as u64), prepare)
 }
 
 /// A reader that takes nothing: its outbox fills, messages are skipped, and the gap is told when it has caught up.
