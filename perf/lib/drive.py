@@ -54,12 +54,16 @@ def running(server, plan):
             if process.poll() is not None:
                 raise Failed(f"{server.name} died in the run ({process.returncode}): {tail(log)}")
         finally:
-            process.terminate()
-            try:
-                process.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            stop(process)
+
+
+def stop(process):
+    process.terminate()
+    try:
+        process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def hubbub_flags(plan, folder):

@@ -1,52 +1,54 @@
 """The same load at one shard, two, three …: does a delivery cost the same, and what does crossing between shards cost?
 
-Two settings for each number n of shards, on the same cores:
+Rooms are placed by the hash of their name and connections by the kernel (SO_REUSEPORT), neither of which a client can choose. So
+with n shards rooms are spread over all: sender and room are on different shards for a share of (n − 1) / n of the messages, and
+so are room and receiver. With one shard, every member of every room sits on it, and nothing crosses.
 
-- *spread*: one server with n shards. Rooms are placed by the hash of their name and connections by the kernel, so a room's
-  members sit on all shards, and for a share of (n − 1) / n of the messages sender and room are on different ones.
-- *local*: n servers with one shard each, and the rooms shared out among them. As many threads, connections, rooms and
-  messages, but nothing ever crosses.
+- Deliveries per CPU-second, and what of those at one shard is kept: everything that more shards cost is in it, on a core that
+  they share also the switches between their threads.
+- The cross-shard share of CPU: the samples of a run of its own in which the stack is inside mailboxes, their queues or
+  doorbells (lib/sampling.py, CROSSING). The work that a message needs wherever its room is, is not in it.
+- Envelopes per delivery: (n − 1) / n for the way to the owner, and as many times (n − 1) / n as a message reaches shards, which
+  is measured: `hubbub_fanout_size` counts once per message and shard reached.
 
-The cross-shard share of CPU is what spread needs beyond local, as a part of spread. How far messages travel follows from the
-server's own metrics: `hubbub_fanout_size` counts once per message and shard that it reaches, so its count divided by
-`hubbub_messages_in_total` is the number of shards a message reaches.
+CPU is what all threads of the server used over the whole run, connects included, by everything that was delivered.
 """
 
-import contextlib
 import dataclasses
 import os
 import re
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from lib import charts, drive, figures
+from lib import charts, drive, figures, flame, sampling
 
-# Members of a room, rooms, messages per second and room: 30,000 deliveries/s each.
-SHAPES = [(5, 240, 25.0), (100, 12, 25.0)]
-CONNECT_RATE = 2_000
-PORTS_PER_SERVER = 3
+# Members of a room, rooms, messages per second and room. All connections send.
+SHAPES = [(1, 200, 100.0), (5, 240, 25.0), (100, 12, 25.0)]
+FREQUENCY = 999
 
 
 @dataclass
 class Point:
-    """One setting, over its rounds."""
+    """So many shards and rooms of one size, over the rounds."""
 
     shards: int
     room_size: int
-    spread: list = dataclasses.field(default_factory=list)
-    local: list = dataclasses.field(default_factory=list)
+    samples: list = dataclasses.field(default_factory=list)
+    # The part of CPU that crossing takes; NaN where perf is missing.
+    cross_share: float = figures.NAN
 
-    def cpu_us(self, setting):
-        """CPU per delivery, median over the rounds."""
-        return figures.median(sample["cpu_us"] for sample in getattr(self, setting))
-
-    def per_cpu_second(self, setting):
-        return figures.ratio(1e6, self.cpu_us(setting))
+    def median(self, figure):
+        return figures.median(sample[figure] for sample in self.samples)
 
     @property
-    def cross_share(self):
-        return 1 - figures.ratio(self.cpu_us("local"), self.cpu_us("spread"))
+    def per_cpu_second(self):
+        return figures.ratio(1e6, self.median("cpu_us"))
+
+    @property
+    def envelopes(self):
+        """Per delivery."""
+        apart = (self.shards - 1) / self.shards
+        return apart * (1 + self.median("shards_reached")) / self.room_size
 
 
 def cores_for(shards, available):
@@ -58,68 +60,49 @@ def cores_for(shards, available):
 
 
 def measure(server, shard_counts, rounds, seconds, base, say):
-    """All points, in interleaved rounds."""
-    points = {(n, size): Point(n, size) for size, _, _ in SHAPES for n in shard_counts}
+    """All points: interleaved rounds, then one sampled run for each."""
+    points = [Point(n, size) for size, _, _ in SHAPES for n in shard_counts]
+    shapes = {shape[0]: shape for shape in SHAPES}
     for number in range(1, rounds + 1):
-        for size, rooms, rate in SHAPES:
-            for n in shard_counts:
-                point = points[n, size]
-                settings = [("spread", 1, n)] + ([("local", n, 1)] if n > 1 else [])
-                for name, servers, shards in settings if number % 2 else reversed(settings):
-                    sample = run(server, plan_for(base, n, shards, seconds), servers, size, rooms_for(rooms, n), rate)
-                    getattr(point, name).append(sample)
-                    say(f"round {number}/{rounds}  {n} shards, rooms of {size:3}, {name:6} {sample['cpu_us']:.3f} µs per delivery")
-                if n == 1:
-                    # One shard has nothing to cross: both settings are the same run.
-                    point.local.append(point.spread[-1])
-    return list(points.values())
+        for point in points if number % 2 else reversed(points):
+            plan = plan_for(base, point.shards, seconds, shapes[point.room_size])
+            sample = run(server, plan)
+            point.samples.append(sample)
+            say(f"round {number}/{rounds}  {point.shards} shards, rooms of {point.room_size:3}  {sample['cpu_us']:.3f} µs per delivery")
+    if sampling.is_possible():
+        for point in points:
+            plan = plan_for(base, point.shards, seconds + 2, shapes[point.room_size])
+            counts, _ = sampling.record(server, plan, seconds, FREQUENCY)
+            point.cross_share = flame.share(counts, sampling.CROSSING)
+            say(f"sampled  {point.shards} shards, rooms of {point.room_size:3}  {100 * point.cross_share:.1f} % crossing")
+    return points
 
 
-def rooms_for(rooms, servers):
-    """At least so many, the same number for each server."""
-    return -(-rooms // servers) * servers
-
-
-def plan_for(base, n, shards, seconds):
-    server_cores, load_cores, _ = cores_for(n, os.sched_getaffinity(0))
-    flags = ["--duration", f"{seconds}s", "--warm-up", "1s"]
+def plan_for(base, shards, seconds, shape):
+    size, rooms, rate = shape
+    server_cores, load_cores, _ = cores_for(shards, os.sched_getaffinity(0))
+    flags = ["--duration", f"{seconds}s", "--warm-up", "1s", "--connections", str(size * rooms)]
+    flags += ["--room-size", str(size), "--rate", str(rate * rooms)]
     return dataclasses.replace(
         base, server_cores=server_cores, load_cores=load_cores, server_flags=["--shards", str(shards)], load_flags=flags
     )
 
 
-def run(server, plan, servers, size, rooms, rate):
-    """One sample: `servers` servers at once, each with its part of the rooms and a generator of its own."""
-    share = rooms // servers
-    shape = ["--connections", str(share * size), "--room-size", str(size), "--rate", str(share * rate)]
-    shape += ["--connect-rate", str(CONNECT_RATE / servers)]
-    plans = [
-        dataclasses.replace(plan, port=plan.port + at * PORTS_PER_SERVER, load_flags=plan.load_flags + shape)
-        for at in range(servers)
-    ]
-    with contextlib.ExitStack() as stack:
-        processes = [stack.enter_context(drive.running(server, one)) for one in plans]
-        with ThreadPoolExecutor(servers) as pool:
-            results = list(pool.map(lambda pair: drive.load(pair[0].pid, pair[1]), zip(processes, plans)))
-        totals = [metrics(one.port + 2) for one in plans]
-    return sample(results, totals)
-
-
-def sample(results, totals):
-    """Several servers as if they were one."""
-    delivered = sum(result["measured"]["received"] for result in results)
-    seconds = sum(result["server"]["cpu"] * result["measured"]["seconds"] for result in results)
-    messages = sum(total.get("hubbub_messages_in_total", 0) for total in totals)
-    reached = sum(total.get("hubbub_fanout_size_count", 0) for total in totals)
-    rows = [figures.of_run(result) for result in results]
+def run(server, plan):
+    """One sample."""
+    with drive.running(server, plan) as process:
+        before = sampling.cpu_ns(process.pid)
+        result = drive.load(process.pid, plan)
+        used_ns = sampling.cpu_ns(process.pid) - before
+        totals = metrics(plan.port + 2)
+    reached = figures.ratio(totals.get("hubbub_fanout_size_count", 0), totals.get("hubbub_messages_in_total", 0))
     return {
-        "cpu_us": figures.ratio(seconds * 1e6, delivered),
-        "cores": sum(row["cores"] for row in rows),
-        "p99_us": max(row["p99_us"] for row in rows),
-        "shards_reached": figures.ratio(reached, messages),
-        "lost": sum(row["lost"] for row in rows),
-        "valid": all(result["valid"] for result in results),
-        "faults": figures.faults(results),
+        "cpu_us": figures.ratio(used_ns / 1_000, result["counts"]["received"]),
+        "p99_us": figures.of_run(result)["p99_us"],
+        "shards_reached": reached,
+        "lost": result["counts"]["lost"],
+        "valid": result["valid"],
+        "faults": result["faults"] if result["exit_code"] == 1 else [],
     }
 
 
@@ -139,30 +122,29 @@ def summed(text):
 
 
 def table(points):
-    head = ["rooms of", "shards", "deliveries per CPU-second, spread", "local", "cross-shard share", "shards reached", "p99 spread"]
+    alone = {point.room_size: point for point in points if point.shards == 1}
+    head = ["rooms of", "shards", "deliveries per CPU-second", "to one shard", "cross-shard share", "envelopes per delivery"]
     rows = []
     for point in points:
-        valid = sum(sample["valid"] for sample in point.spread + point.local)
+        single = alone.get(point.room_size)
         rows.append([
             str(point.room_size),
             str(point.shards),
-            figures.fixed(point.per_cpu_second("spread"), 0),
-            figures.fixed(point.per_cpu_second("local"), 0),
+            figures.fixed(point.per_cpu_second, 0),
+            figures.fixed(figures.ratio(point.per_cpu_second, single.per_cpu_second), 2) if single else "–",
             figures.fixed(100 * point.cross_share, 1, " %"),
-            figures.fixed(figures.median(sample["shards_reached"] for sample in point.spread), 2),
-            figures.duration(figures.median(sample["p99_us"] for sample in point.spread)),
-            str(sum(sample["lost"] for sample in point.spread + point.local)),
-            f"{valid}/{len(point.spread + point.local)}",
+            figures.fixed(point.envelopes, 3),
+            figures.duration(point.median("p99_us")),
+            str(sum(sample["lost"] for sample in point.samples)),
+            f"{sum(sample['valid'] for sample in point.samples)}/{len(point.samples)}",
         ])
-    return figures.markdown([*head, "lost", "valid"], rows)
+    return figures.markdown([*head, "p99", "lost", "valid"], rows, texts=())
 
 
 def chart(points):
     series = {}
     for point in points:
-        for setting in ("spread", "local"):
-            line = series.setdefault(f"rooms of {point.room_size}, {setting}", [])
-            line.append((point.shards, point.per_cpu_second(setting)))
+        series.setdefault(f"rooms of {point.room_size}", []).append((point.shards, point.per_cpu_second))
     return charts.lines("Deliveries per CPU-second", series, "shards", "deliveries")
 
 
@@ -172,8 +154,9 @@ def caveat(shard_counts):
     server_cores, load_cores, count = cores_for(most, os.sched_getaffinity(0))
     where = f"Server on core {server_cores} at {most} shards, load from core {load_cores}."
     if most <= count:
-        return where + " Each shard had a core of its own."
-    return where + (
-        f" **Oversubscribed**: above {count} shard{'s share' if count == 1 else 's they share'} cores. What is shown is the cost"
-        " of the work in CPU time, context switches between shards included; what parallel cores do to caches and queues is not."
+        return f"{where} Each shard had a core of its own."
+    cores = "one core" if count == 1 else f"{count} cores"
+    return (
+        f"{where} **Oversubscribed**: all shards share {cores}. What is shown is the cost of the work in CPU time, switches between"
+        " the shards' threads included; what parallel cores do to caches and queues is not."
     )
