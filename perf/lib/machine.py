@@ -1,6 +1,7 @@
 """Which machine and which code a figure comes from."""
 
 import datetime
+import functools
 import os
 import platform
 import subprocess
@@ -26,8 +27,10 @@ def cpu_model():
     return platform.machine()
 
 
+@functools.cache
 def code():
-    """The commit, and whether files that git knows differ from it. Without git, neither is known."""
+    """The commit, and whether files that git knows differ from it. Without git, neither is known. Scripts ask when they begin:
+    what is committed while they run is not what they measure."""
     commit = first_line(["git", "rev-parse", "--short=12", "HEAD"])
     changed = first_line(["git", "status", "--porcelain", "--untracked-files=no"])
     return {"commit": commit, "dirty": None if commit is None else bool(changed)}
