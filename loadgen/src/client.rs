@@ -45,6 +45,8 @@ pub enum Happening {
     Acked {
         /// The `id` that the message carried.
         id: u64,
+        /// Whether the server says that the message is on disk.
+        durable: bool,
     },
     /// A sign of life was asked for, and is given.
     Ping,
@@ -401,7 +403,10 @@ impl Talk {
                 self.enter(Stage::Joined, now_ns);
                 tell(Happening::Joined { took_ns: Some(took_ns), head: event.integer("seq") });
             }
-            ("ok", Stage::Joined) => tell(Happening::Acked { id: event.integer("id").unwrap_or_default() }),
+            ("ok", Stage::Joined) => tell(Happening::Acked {
+                id: event.integer("id").unwrap_or_default(),
+                durable: event.flag("durable").unwrap_or_default(),
+            }),
             ("error", Stage::Joined) => tell(Happening::Error(why(&event))),
             ("error", _) => return Some(why(&event)),
             ("ping", _) => {
@@ -554,7 +559,7 @@ mod tests {
         )
     }
 
-    const STAMP: Stamp = Stamp { run: 5, sender: 6, seq: 1, planned_ns: 77 };
+    const STAMP: Stamp = Stamp { run: 5, sender: 6, seq: 1, planned_ns: 77, lag_us: 0 };
     const WELCOME: &str = r#"{"type":"welcome","connection":"c","user":"load-7","heartbeat_ms":30000}"#;
     const JOINED: &str = r#"{"type":"ok","id":1,"room":"r-1","epoch":"0","seq":41,"members":2,"role":"member"}"#;
 
@@ -590,26 +595,27 @@ mod tests {
 
     #[test]
     fn a_chat_over_lines() {
-        let mut talking = Talking::to("tcp://127.0.0.1:9001", "ack_ids = true\npayload_bytes = 44");
+        let mut talking = Talking::to("tcp://127.0.0.1:9001", "ack_ids = true\npayload_bytes = 52");
         assert_eq!(talking.connected(), "{\"type\":\"connect\",\"name\":\"load-7\"}\n");
         talking.take(format!("{WELCOME}\n{JOINED}\n").as_bytes(), 4_000, true);
         let opened = Happening::Opened { took_ns: 1_000 };
         assert_eq!(talking.told(), [opened, Happening::Joined { took_ns: Some(0), head: Some(41) }]);
         assert_eq!(talking.said(), "{\"type\":\"join\",\"room\":\"r-1\",\"id\":1}\n");
-        let lines = format!("{}\n{{\"type\":\"ping\"}}\n{{\"type\":\"ok\",\"id\":77}}\n", stamped(STAMP, 42));
+        let lines =
+            format!("{}\n{{\"type\":\"ping\"}}\n{{\"type\":\"ok\",\"id\":77,\"durable\":true}}\n", stamped(STAMP, 42));
         talking.take(lines.as_bytes(), 5_000, true);
         let message = Happening::Message { stamp: STAMP, room_seq: Some(42) };
-        assert_eq!(talking.told(), [message, Happening::Ping, Happening::Acked { id: 77 }]);
+        assert_eq!(talking.told(), [message, Happening::Ping, Happening::Acked { id: 77, durable: true }]);
         assert_eq!(talking.said(), "{\"type\":\"pong\"}\n");
         talking.client.message(STAMP, &mut talking.dialect, &mut talking.out);
         let sent = talking.said();
-        assert!(sent.starts_with("{\"type\":\"message\",\"room\":\"r-1\",\"content\":\"~lg1"), "{sent}");
+        assert!(sent.starts_with("{\"type\":\"message\",\"room\":\"r-1\",\"content\":\"~lg2"), "{sent}");
         assert!(sent.ends_with("\",\"id\":77}\n"), "{sent}");
     }
 
     #[test]
     fn a_relay_is_joined_by_its_path() {
-        let mut talking = Talking::to("ws://127.0.0.1:9000/relay/{room}", "payload_bytes = 44");
+        let mut talking = Talking::to("ws://127.0.0.1:9000/relay/{room}", "payload_bytes = 52");
         talking.client.connected(&mut talking.dialect, 3_000, &mut talking.out);
         assert!(talking.out.starts_with(b"GET /relay/r-1 HTTP/1.1\r\n"));
         let answer = talking.upgrade(None);

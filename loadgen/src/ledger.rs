@@ -178,6 +178,7 @@ impl Ledger {
         }
         if self.measured_ns.contains(&stamp.planned_ns) {
             record_ns(&mut self.interval.deliver, now_ns.saturating_sub(stamp.planned_ns));
+            record_ns(&mut self.interval.service, now_ns.saturating_sub(stamp.sent_ns()));
         }
     }
 
@@ -186,10 +187,13 @@ impl Ledger {
             Happening::Opened { took_ns } => record_ns(&mut self.handshakes.upgrade, took_ns),
             Happening::Joined { took_ns, head } => self.joined(subscriber, took_ns, head),
             Happening::Foreign => self.counts.bump(Count::Foreign),
-            Happening::Acked { id } => {
+            Happening::Acked { id, durable } => {
                 self.counts.bump(Count::Acks);
                 if self.measured_ns.contains(&id) {
                     record_ns(&mut self.interval.ack, now_ns.saturating_sub(id));
+                    if durable {
+                        record_ns(&mut self.interval.durable_ack, now_ns.saturating_sub(id));
+                    }
                 }
             }
             Happening::Ping => {
@@ -243,7 +247,7 @@ mod tests {
     }
 
     fn message(sender: u32, seq: u32, planned_ns: u64, room_seq: u64) -> Happening {
-        Happening::Message { stamp: Stamp { run: RUN, sender, seq, planned_ns }, room_seq: Some(room_seq) }
+        Happening::Message { stamp: Stamp { run: RUN, sender, seq, planned_ns, lag_us: 1 }, room_seq: Some(room_seq) }
     }
 
     #[test]
@@ -254,7 +258,11 @@ mod tests {
             ledger.enter(subscriber, message(7, 1, 1_000, 12), 3_000);
         }
         assert_eq!(ledger.interval.deliver.len(), 2, "what was planned outside the window is not measured");
-        assert_eq!(ledger.interval.deliver.max(), 2);
+        assert_eq!(
+            (ledger.interval.deliver.max(), ledger.interval.service.max()),
+            (2, 1),
+            "the lag is not the server's"
+        );
         let closing = ledger.close(|sender| u32::from(sender == 6 || sender == 7));
         assert_eq!(closing.faults, Faults::default());
         assert_eq!(closing.expected, 4);
@@ -279,7 +287,7 @@ mod tests {
         ledger.enter(0, message(8, 1, 0, 12), 1);
         ledger.enter(
             0,
-            Happening::Message { stamp: Stamp { run: 8, sender: 6, seq: 1, planned_ns: 0 }, room_seq: None },
+            Happening::Message { stamp: Stamp { run: 8, sender: 6, seq: 1, planned_ns: 0, lag_us: 0 }, room_seq: None },
             1,
         );
         assert_eq!((ledger.counts.get(Count::Misrouted), ledger.counts.get(Count::Foreign)), (2, 1));

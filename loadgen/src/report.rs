@@ -78,7 +78,10 @@ pub struct Latencies {
     pub upgrade: Option<Percentiles>,
     pub join: Option<Percentiles>,
     pub deliver: Option<Percentiles>,
+    pub service: Option<Percentiles>,
     pub ack: Option<Percentiles>,
+    pub durable_ack: Option<Percentiles>,
+    pub resume: Option<Percentiles>,
 }
 
 /// Counts of the whole run, warm-up and drain included.
@@ -170,7 +173,10 @@ impl Outcome {
                 upgrade: Percentiles::of(&measured.handshakes.upgrade),
                 join: Percentiles::of(&measured.handshakes.join),
                 deliver: Percentiles::of(&measured.total.deliver),
+                service: Percentiles::of(&measured.total.service),
                 ack: Percentiles::of(&measured.total.ack),
+                durable_ack: Percentiles::of(&measured.total.durable_ack),
+                resume: Percentiles::of(&measured.handshakes.resume),
             },
             lag_us: Percentiles::of(&measured.total.lag),
             generator: generator(&measured, &window),
@@ -260,7 +266,10 @@ impl Outcome {
         caps.upgrade.check("upgrade", self.latency_us.upgrade.as_ref(), missed);
         caps.join.check("join", self.latency_us.join.as_ref(), missed);
         caps.deliver.check("deliver", self.latency_us.deliver.as_ref(), missed);
+        caps.service.check("service", self.latency_us.service.as_ref(), missed);
         caps.ack.check("ack", self.latency_us.ack.as_ref(), missed);
+        caps.durable_ack.check("durable_ack", self.latency_us.durable_ack.as_ref(), missed);
+        caps.resume.check("resume", self.latency_us.resume.as_ref(), missed);
         if let Some(min) = caps.deliveries_per_s_min.filter(|&min| self.measured.received_per_s < min) {
             missed.push(format!("deliveries_per_s was {:.1}, less than {min}", self.measured.received_per_s));
         }
@@ -307,8 +316,11 @@ impl Outcome {
             ("connect", latencies.connect),
             ("upgrade", latencies.upgrade),
             ("join", latencies.join),
+            ("resume", latencies.resume),
             ("ack", latencies.ack),
+            ("durable", latencies.durable_ack),
             ("deliver", latencies.deliver),
+            ("service", latencies.service),
             ("lag", self.lag_us),
         ];
         for (name, row) in rows {

@@ -571,7 +571,7 @@ mod tests {
             ("kind = 'fanout'\nconnections = 20000", "use fewer senders"),
             ("kind = 'echo'\nrate = -1", "rate = -1"),
             ("kind = 'echo'\nrate = nan", "rate = NaN"),
-            ("kind = 'echo'\npayload_bytes = 10", "payload_bytes = 10: give 44"),
+            ("kind = 'echo'\npayload_bytes = 10", "payload_bytes = 10: give 52"),
             ("kind = 'echo'\nduration = '10'", "`10` is not a time"),
             ("kind = 'echo'\nduration = '10 s'", "`10 s` is not a time"),
             ("kind = 'echo'\nduration = '0s'", "duration = 0s"),

@@ -20,10 +20,15 @@ pub fn latency_histogram() -> Histogram<u64> {
 pub struct Interval {
     /// Planned send time to arrival at a subscriber, of messages planned within the measured window.
     pub deliver: Histogram<u64>,
+    /// The moment at which the generator handed the message over to arrival at a subscriber, of the same messages: what a
+    /// closed loop would have measured.
+    pub service: Histogram<u64>,
     /// Planned send time to the moment at which the generator handed the message over, of the same messages.
     pub lag: Histogram<u64>,
     /// Planned send time to the server's `ok`, where messages carry an `id`.
     pub ack: Histogram<u64>,
+    /// The same, of those whose `ok` says that the message is on disk.
+    pub durable_ack: Histogram<u64>,
     /// Messages sent.
     pub sent: u64,
     /// Messages received, counted at every subscriber.
@@ -34,21 +39,30 @@ impl Interval {
     /// Nothing measured yet.
     #[must_use]
     pub fn new() -> Self {
-        let (deliver, lag, ack) = (latency_histogram(), latency_histogram(), latency_histogram());
-        Self { deliver, lag, ack, sent: 0, received: 0 }
+        Self {
+            deliver: latency_histogram(),
+            service: latency_histogram(),
+            lag: latency_histogram(),
+            ack: latency_histogram(),
+            durable_ack: latency_histogram(),
+            sent: 0,
+            received: 0,
+        }
     }
 
     /// Adds what another measured.
     pub fn add(&mut self, other: &Self) {
         add(&mut self.deliver, &other.deliver);
         add(&mut self.lag, &other.lag);
+        add(&mut self.service, &other.service);
         add(&mut self.ack, &other.ack);
+        add(&mut self.durable_ack, &other.durable_ack);
         self.sent += other.sent;
         self.received += other.received;
     }
 }
 
-/// How long connections took to stand.
+/// How long connections took to stand, and to stand again.
 #[derive(Clone, Debug)]
 pub struct Handshakes {
     /// Until the TCP connection stood.
@@ -57,13 +71,20 @@ pub struct Handshakes {
     pub upgrade: Histogram<u64>,
     /// From `join` to its `ok`.
     pub join: Histogram<u64>,
+    /// From the drop of a connection until it was back and had everything that it had missed.
+    pub resume: Histogram<u64>,
 }
 
 impl Handshakes {
     /// Nothing measured yet.
     #[must_use]
     pub fn new() -> Self {
-        Self { connect: latency_histogram(), upgrade: latency_histogram(), join: latency_histogram() }
+        Self {
+            connect: latency_histogram(),
+            upgrade: latency_histogram(),
+            join: latency_histogram(),
+            resume: latency_histogram(),
+        }
     }
 
     /// Adds what another measured.
@@ -71,6 +92,7 @@ impl Handshakes {
         add(&mut self.connect, &other.connect);
         add(&mut self.upgrade, &other.upgrade);
         add(&mut self.join, &other.join);
+        add(&mut self.resume, &other.resume);
     }
 }
 

@@ -12,7 +12,10 @@ pub struct Thresholds {
     pub upgrade: Caps,
     pub join: Caps,
     pub deliver: Caps,
+    pub service: Caps,
     pub ack: Caps,
+    pub durable_ack: Caps,
+    pub resume: Caps,
     /// Messages that may be lost, received twice, received out of order, and connections that may be refused or closed
     /// before the run ends with 1; each 0 by default.
     pub loss: u64,

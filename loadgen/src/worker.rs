@@ -292,11 +292,14 @@ impl Worker {
         }
         link.seq += 1;
         let planned_ns = self.start_ns + planned.at_ns;
-        let stamp = Stamp { run: self.job.run, sender: planned.sender, seq: link.seq, planned_ns };
+        let now_ns = now_ns();
+        let lag_us = now_ns.saturating_sub(planned_ns) / 1_000;
+        let lag_us = u32::try_from(lag_us).unwrap_or(u32::MAX);
+        let stamp = Stamp { run: self.job.run, sender: planned.sender, seq: link.seq, planned_ns, lag_us };
         take_buffer(&mut link.out, &mut self.spare);
         link.client.message(stamp, &mut self.dialect, &mut link.out);
         self.job.control.sent[planned.sender as usize].store(link.seq, Ordering::Relaxed);
-        self.ledger.sent(planned_ns, now_ns(), self.job.scenario.validity.lag_p99_us * 1_000);
+        self.ledger.sent(planned_ns, now_ns, self.job.scenario.validity.lag_p99_us * 1_000);
         self.ready.push(place);
     }
 
