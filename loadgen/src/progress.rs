@@ -94,9 +94,15 @@ impl View {
                 self.rate(Count::Received),
                 self.deliver.map_or_else(|| "-".to_owned(), |p| format!("p50 {} p99 {}", time(p.p50), time(p.p99))),
                 self.lag.map_or_else(|| "-".to_owned(), |p| time(p.p99)),
-                thousands(self.counts.get(Count::Joined) - self.counts.get(Count::Closed)),
+                thousands(self.standing()),
             ),
         }
+    }
+
+    fn standing(&self) -> u64 {
+        let count = |what| self.counts.get(what);
+        (count(Count::Joined) + count(Count::Rejoined))
+            .saturating_sub(count(Count::Closed) + count(Count::SlowClosed) + count(Count::Left))
     }
 
     fn errors(&self) -> u64 {

@@ -8,6 +8,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::cpu::{Environment, Sample, ThreadTime};
+use crate::curve::CurvePoint;
 use crate::ledger::{Closing, Tally};
 use crate::progress::{thousands, time};
 use crate::scenario::Scenario;
@@ -25,6 +26,9 @@ pub struct Measured {
     pub handshakes: Handshakes,
     pub total: Interval,
     pub seconds: Vec<Second>,
+    pub connect_curve: Vec<CurvePoint>,
+    /// When connections were to be dropped, if any were, in monotonic nanoseconds.
+    pub dropped_ns: u64,
     pub closings: Vec<Closing>,
     pub server_pid: Option<u32>,
     pub server: ServerSamples,
@@ -69,6 +73,23 @@ pub struct Outcome {
     pub scenario: Scenario,
     pub elapsed_s: f64,
     pub seconds: Vec<Second>,
+    pub connect_curve: Vec<CurvePoint>,
+    pub turnover: Option<Turnover>,
+}
+
+/// Members that left and came back; absent where none did.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Turnover {
+    pub left: u64,
+    pub rejoined: u64,
+    /// Attempts to come back that failed.
+    pub retried: u64,
+    /// Of those that left, how many were dropped without a farewell, and what became of them.
+    pub dropped: u64,
+    pub recovered: u64,
+    pub caught_up: u64,
+    /// From the drop until the last one had caught up; absent unless all have.
+    pub all_caught_up_s: Option<f64>,
 }
 
 /// One set of percentiles for each thing that was timed.
@@ -106,6 +127,9 @@ pub struct Tallied {
     /// Rooms whose complete members saw different orders.
     pub rooms_disagreeing: u64,
     pub misrouted: u64,
+    pub slow_closed: u64,
+    pub presence_pushes: u64,
+    pub presence_changes: u64,
     pub foreign: u64,
     pub errors: u64,
     pub gaps_told: u64,
@@ -152,6 +176,8 @@ pub struct Server {
     pub rss_anon_bytes: u64,
     /// Growth since before the first connection.
     pub rss_bytes_per_connection: f64,
+    /// Growth over the measured window; negative where it shrank.
+    pub rss_growth_bytes: f64,
     pub threads: Vec<ThreadTime>,
 }
 
@@ -184,12 +210,14 @@ impl Outcome {
             refusals: merged(&measured.closings, |closing| &closing.refusals),
             closes: merged(&measured.closings, |closing| &closing.closes),
             errors: merged(&measured.closings, |closing| &closing.errors),
+            turnover: turnover(&measured),
             counts,
             measured: window,
             environment: measured.environment,
             scenario: measured.scenario,
             elapsed_s: seconds(measured.elapsed_ns),
             seconds: measured.seconds,
+            connect_curve: measured.connect_curve,
         };
         let local_faults = merged(&measured.closings, |closing| &closing.local_faults);
         outcome.judge_validity(&local_faults, &measured.total.lag);
@@ -251,6 +279,11 @@ impl Outcome {
             ("numbers of a room that did not follow by one", counts.room_seq_faults, allowed.disorder),
             ("rooms whose members saw different orders", counts.rooms_disagreeing, allowed.disorder),
             ("in the wrong room", counts.misrouted, 0),
+            (
+                "dropped and never caught up",
+                self.turnover.map_or(0, |turnover| turnover.dropped - turnover.caught_up),
+                0,
+            ),
             ("errors from the server", counts.errors, 0),
         ];
         for (name, count, allowed) in rows {
@@ -277,7 +310,11 @@ impl Outcome {
         if let Some(min) = caps.pings_per_connection_min.filter(|&min| pings < u64::from(min)) {
             missed.push(format!("pings_per_connection was {pings} for some, less than {min}"));
         }
+        let catch_up = self.turnover.and_then(|turnover| turnover.all_caught_up_s);
+        check_at_most("all_caught_up_s", catch_up, caps.all_caught_up_s, missed);
         let server = self.server.as_ref();
+        let growth = server.map(|server| server.rss_growth_bytes);
+        check_at_most("server_rss_growth_bytes", growth, caps.server_rss_growth_bytes, missed);
         let per_delivery = server.and_then(|server| server.cpu_us_per_delivery);
         check_at_most("server_cpu_us_per_delivery", per_delivery, caps.server_cpu_us_per_delivery, missed);
         check_at_most("server_cores", server.map(|server| server.cpu), caps.server_cores, missed);
@@ -351,6 +388,7 @@ impl Outcome {
             self.generator.busiest_worker_cpu,
             self.generator.longest_worker_wait
         )?;
+        self.write_turnover(out)?;
         if let Some(server) = &self.server {
             let per_delivery = server.cpu_us_per_delivery.map_or_else(|| "-".to_owned(), |us| format!("{us:.3} µs"));
             writeln!(
@@ -362,6 +400,27 @@ impl Outcome {
             )?;
         }
         self.write_verdict(out)
+    }
+
+    fn write_turnover(&self, out: &mut String) -> std::fmt::Result {
+        if let Some(turnover) = &self.turnover {
+            let all = turnover.all_caught_up_s.map_or_else(String::new, |s| format!(", all within {s:.2} s"));
+            writeln!(
+                out,
+                "left {}   back {}   failed attempts {}   dropped {}   caught up {}{all}",
+                thousands(turnover.left),
+                thousands(turnover.rejoined),
+                thousands(turnover.retried),
+                thousands(turnover.dropped),
+                thousands(turnover.caught_up)
+            )?;
+        }
+        let counts = &self.counts;
+        if counts.slow_closed + counts.presence_pushes > 0 {
+            let (slow, pushes) = (thousands(counts.slow_closed), thousands(counts.presence_pushes));
+            writeln!(out, "slow readers closed {slow}   presence pushes {pushes}")?;
+        }
+        Ok(())
     }
 
     fn write_verdict(&self, out: &mut String) -> std::fmt::Result {
@@ -410,6 +469,9 @@ fn tallied(measured: &Measured) -> Tallied {
         room_seq_faults: fault(|closing| closing.faults.room_seq),
         rooms_disagreeing: rooms_disagreeing(closings),
         misrouted: count(Count::Misrouted),
+        slow_closed: count(Count::SlowClosed),
+        presence_pushes: count(Count::PresencePushes),
+        presence_changes: count(Count::PresenceChanges),
         foreign: count(Count::Foreign),
         errors: count(Count::Errors),
         gaps_told: count(Count::GapsTold),
@@ -419,6 +481,22 @@ fn tallied(measured: &Measured) -> Tallied {
         bytes_sent: count(Count::BytesSent),
         bytes_received: count(Count::BytesReceived),
     }
+}
+
+fn turnover(measured: &Measured) -> Option<Turnover> {
+    let count = |what| measured.counts.get(what);
+    let (dropped, caught_up) = (count(Count::Dropped), count(Count::CaughtUp));
+    let last_ns = measured.closings.iter().map(|closing| closing.last_caught_up_ns).max().unwrap_or(0);
+    let all = || seconds(last_ns.saturating_sub(measured.dropped_ns));
+    (count(Count::Left) > 0).then(|| Turnover {
+        left: count(Count::Left),
+        rejoined: count(Count::Rejoined),
+        retried: count(Count::Retried),
+        dropped,
+        recovered: count(Count::Recovered),
+        caught_up,
+        all_caught_up_s: (dropped > 0 && caught_up == dropped).then(all),
+    })
 }
 
 fn rooms_disagreeing(closings: &[Closing]) -> u64 {
@@ -465,6 +543,7 @@ fn server(measured: &Measured, window: &Window, counts: &Tallied) -> Option<Serv
         rss_bytes: until.rss_bytes,
         rss_anon_bytes: until.rss_anon_bytes,
         rss_bytes_per_connection: growth / counts.joined.max(1) as f64,
+        rss_growth_bytes: until.rss_bytes as f64 - from.rss_bytes as f64,
         threads,
     })
 }
@@ -511,6 +590,8 @@ mod tests {
             handshakes: Handshakes::new(),
             total,
             seconds: Vec::new(),
+            connect_curve: Vec::new(),
+            dropped_ns: 0,
             closings: vec![closing(Faults::default())],
             server_pid: Some(9),
             server: ServerSamples {
@@ -532,6 +613,7 @@ mod tests {
             expected: 1_000,
             orders: BTreeMap::new(),
             pings_min: 0,
+            last_caught_up_ns: 0,
             handshakes: Handshakes::new(),
             refusals: Tally::new(),
             closes: Tally::new(),

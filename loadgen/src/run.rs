@@ -11,13 +11,14 @@ use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use crate::address::{AddressError, Machine, check_sources, plan_sources, plan_workers};
 use crate::clock::{NS_PER_MS, NS_PER_S, now_ns};
 use crate::cpu::{Environment, Sample};
+use crate::curve::{Curve, CurvePoint};
 use crate::ledger::Closing;
 use crate::plan::Random;
 use crate::progress::{Phase, Progress, View};
 use crate::report::{Measured, ServerSamples};
 use crate::scenario::Scenario;
-use crate::stats::{Board, Count, Counts, Handshakes, Interval, Percentiles};
-use crate::target::{Target, TargetError};
+use crate::stats::{Board, Count, Counts, Handshakes, Interval, Percentiles, SentBoard};
+use crate::target::{Protocol, Target, TargetError};
 use crate::timeline::Timeline;
 use crate::worker::{self, Control, Job, Report};
 
@@ -60,6 +61,9 @@ pub enum RunError {
         /// What was wrong.
         problem: String,
     },
+    /// What came before the drop cannot be asked for.
+    #[error("target = {0}: a relay replays nothing; drop_share needs the chat protocol (ws://HOST:PORT/ws or tcp://)")]
+    NoReplay(String),
     /// A worker could not go on.
     #[error("a worker failed: {0}")]
     Worker(String),
@@ -70,6 +74,9 @@ pub fn run(scenario: Scenario, options: Options) -> Result<Measured, RunError> {
     let target = Target::parse(&scenario.target)?;
     if !target.is_loopback() && !options.allow_remote {
         return Err(RunError::Remote(scenario.target));
+    }
+    if target.protocol == Protocol::Relay && scenario.drop_share > 0.0 {
+        return Err(RunError::NoReplay(scenario.target));
     }
     let machine = Machine::read();
     let cores = cores(&scenario.cpus)?;
@@ -107,6 +114,8 @@ struct Coordinator {
     /// Sum of all intervals so far.
     total: Interval,
     timeline: Timeline,
+    curve: Curve,
+    connect_curve: Vec<CurvePoint>,
     closings: Vec<Closing>,
     server: ServerSamples,
     own: (Sample, Sample),
@@ -138,7 +147,7 @@ impl Coordinator {
             start_ns: AtomicU64::new(0),
             finish: AtomicBool::new(false),
             sent_all: AtomicU32::new(0),
-            sent: (0..scenario.senders_in_all()).map(|_| AtomicU32::new(0)).collect(),
+            sent: Arc::new(SentBoard::new(scenario.layout.senders())),
             boards: (0..workers).map(|_| Board::default()).collect(),
             faults: (0..workers).map(|_| AtomicU64::new(0)).collect(),
             split: Barrier::new(workers as usize),
@@ -148,6 +157,7 @@ impl Coordinator {
         let job = Job {
             worker: 0,
             workers,
+            local: 0,
             scenario: scenario.clone(),
             target: Arc::new(target),
             sources: sources.into(),
@@ -169,6 +179,8 @@ impl Coordinator {
             shown: Shown { at_ns: now, counts: Counts::default() },
             total: Interval::new(),
             timeline: Timeline::new(),
+            curve: Curve::new(now),
+            connect_curve: Vec::new(),
             closings: Vec::new(),
             server: ServerSamples::default(),
             own: Default::default(),
@@ -184,7 +196,9 @@ impl Coordinator {
         let connections = u64::from(self.scenario.connections);
         while self.resolved() < connections {
             self.look_on(Phase::Ramp, self.ramp_left(), now_ns() + LOOK_NS)?;
+            self.curve.sample(&self.counts(), now_ns());
         }
+        self.connect_curve = self.curve.finish(&self.counts(), now_ns());
         if self.counts().get(Count::Joined) > self.counts().get(Count::Closed) {
             self.load()?;
         }
@@ -230,12 +244,13 @@ impl Coordinator {
         let patience_ns = self.scenario.drain.ns();
         let mut deadline = until_ns + patience_ns;
         let mut quiet = false;
+        let mut last_growth = (0, now_ns());
         while now_ns() < deadline {
             let all_sent = self.control.sent_all.load(Ordering::Acquire) as usize == self.workers.len();
             if !all_sent {
                 // A generator that is behind sends everything all the same.
                 deadline = now_ns() + patience_ns;
-            } else if !quiet && self.all_received() {
+            } else if !quiet && self.has_settled(&mut last_growth) {
                 quiet = true;
                 deadline = deadline.min(now_ns() + QUIET_NS);
             }
@@ -245,11 +260,20 @@ impl Coordinator {
         Ok(())
     }
 
-    fn all_received(&self) -> bool {
+    /// Whether everything has arrived. Where members come and go that is known by nothing arriving any more; `last_growth`
+    /// is what had arrived when, at the last look that found more.
+    fn has_settled(&self, last_growth: &mut (u64, u64)) -> bool {
         let counts = self.counts();
+        let received = counts.get(Count::Received);
+        if self.scenario.is_disturbed() {
+            if received != last_growth.0 {
+                *last_growth = (received, now_ns());
+            }
+            let has_caught_up = counts.get(Count::CaughtUp) >= counts.get(Count::Dropped);
+            return has_caught_up && now_ns() >= last_growth.1 + SETTLED_NS;
+        }
         let missing_members = counts.get(Count::Refused) + counts.get(Count::Closed);
-        missing_members == 0
-            && counts.get(Count::Received) >= counts.get(Count::Sent) * u64::from(self.scenario.room_size)
+        missing_members == 0 && received >= counts.get(Count::Due)
     }
 
     /// Takes reports until `until_ns`, and shows progress when it is time to.
@@ -316,6 +340,8 @@ impl Coordinator {
             handshakes,
             total: self.total,
             seconds: self.timeline.finish(),
+            connect_curve: self.connect_curve,
+            dropped_ns: self.start_ns + self.scenario.warm_up.ns() + self.scenario.drop_at.ns(),
             closings: self.closings,
             server_pid: self.options.server_pid,
             server: self.server,
@@ -334,7 +360,7 @@ fn spawn(job: Job, cores: &[usize]) -> Result<Vec<ExecutorJoinHandle<()>>, RunEr
     for worker in 0..job.workers {
         let core = cores.get(worker as usize % cores.len().max(1)).copied();
         let placement = core.map_or(Placement::Unbound, Placement::Fixed);
-        let job = Job { worker, ..job.clone() };
+        let job = Job { worker, local: worker, ..job.clone() };
         let handle = LocalExecutorBuilder::new(placement)
             .name(&format!("load-{worker}"))
             .io_memory(EXECUTOR_IO_MEMORY)
@@ -352,6 +378,8 @@ const LOOK_NS: u64 = 50 * NS_PER_MS;
 const START_DELAY_NS: u64 = 300 * NS_PER_MS;
 /// How long to listen for duplicates once everything has arrived.
 const QUIET_NS: u64 = 300 * NS_PER_MS;
+/// How long nothing must have arrived for the rest not to be waited for.
+const SETTLED_NS: u64 = NS_PER_S;
 const REPORTS_PER_WORKER: usize = 16;
 /// The executor's own buffers are not used; glommio's default would lock 10 MiB.
 const EXECUTOR_IO_MEMORY: usize = 64 << 10;
