@@ -12,6 +12,7 @@ mod closed_loop;
 mod cpu;
 mod curve;
 mod disturbance;
+mod find_limit;
 mod layout;
 mod ledger;
 mod payload;
@@ -35,7 +36,7 @@ use clap::{Parser, Subcommand};
 
 use crate::report::Outcome;
 use crate::run::Options;
-use crate::scenario::{Scenario, Settings};
+use crate::scenario::{Kind, Settings};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -92,7 +93,17 @@ fn main() -> ExitCode {
 fn carry_out(arguments: Run) -> Result<ExitCode, String> {
     let options =
         Options { allow_remote: arguments.allow_remote, server_pid: arguments.server_pid, quiet: arguments.quiet };
-    let scenario = Scenario::load(&arguments.scenario, arguments.settings).map_err(|error| error.to_string())?;
+    let (name, settings) =
+        Settings::load(&arguments.scenario, arguments.settings).map_err(|error| error.to_string())?;
+    let scenario = settings.clone().decide(name.clone()).map_err(|error| error.to_string())?;
+    if scenario.kind == Kind::FindLimit {
+        let limit = find_limit::find(&name, &settings, options).map_err(|error| error.to_string())?;
+        let _ = std::io::stdout().write_all(limit.table().as_bytes());
+        if let Some(path) = arguments.json {
+            write_json(&path, &limit).map_err(|error| format!("{}: {error}", path.display()))?;
+        }
+        return Ok(ExitCode::from(limit.exit_code));
+    }
     let outcome = Outcome::judge(run::run(scenario, options).map_err(|error| error.to_string())?);
     // A closed standard output leaves the JSON and the exit code to tell.
     let _ = std::io::stdout().write_all(outcome.table().as_bytes());
@@ -102,7 +113,7 @@ fn carry_out(arguments: Run) -> Result<ExitCode, String> {
     Ok(ExitCode::from(outcome.exit_code))
 }
 
-fn write_json(path: &Path, outcome: &Outcome) -> std::io::Result<()> {
+fn write_json(path: &Path, outcome: &impl serde::Serialize) -> std::io::Result<()> {
     let mut text = serde_json::to_vec_pretty(outcome)?;
     text.push(b'\n');
     std::fs::write(path, text)
