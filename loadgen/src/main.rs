@@ -8,7 +8,9 @@ mod address;
 mod audit;
 mod client;
 mod clock;
-mod cpu;
+mod environment;
+mod hlog;
+mod html;
 mod ledger;
 mod payload;
 mod plan;
@@ -16,11 +18,11 @@ mod progress;
 mod ramp;
 mod report;
 mod run;
+mod sampling;
 mod scenario;
 mod stats;
 mod target;
 mod thresholds;
-mod timeline;
 mod worker;
 
 use std::io::Write;
@@ -50,7 +52,9 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Runs a scenario
-    Run(Run),
+    Run(Box<Run>),
+    /// Shows a result again, from its JSON alone
+    Report(Report),
 }
 
 #[derive(Debug, clap::Args)]
@@ -59,12 +63,15 @@ struct Run {
     scenario: PathBuf,
     #[command(flatten)]
     settings: Settings,
-    /// Write the result as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    outputs: Outputs,
     /// Measure CPU time and memory of this process, the server
     #[arg(long, value_name = "PID")]
     server_pid: Option<u32>,
+    /// Read the server's metrics here once a second; http://HOST:9002/metrics by default when the target has hubbub's
+    /// default port and they are there
+    #[arg(long, value_name = "URL")]
+    metrics_url: Option<String>,
     /// Load a machine other than this one
     #[arg(long)]
     allow_remote: bool,
@@ -73,9 +80,34 @@ struct Run {
     quiet: bool,
 }
 
+#[derive(Debug, clap::Args)]
+struct Report {
+    /// A result, as `run --json` wrote it
+    result: PathBuf,
+    #[command(flatten)]
+    outputs: Outputs,
+}
+
+/// Files that a result is written to, beside the table on standard output.
+#[derive(Debug, clap::Args)]
+struct Outputs {
+    /// Write the result as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write a report for a browser, in one file
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Write each second's histograms as an HdrHistogram log
+    #[arg(long, value_name = "FILE")]
+    hlog: Option<PathBuf>,
+}
+
 fn main() -> ExitCode {
-    let Command::Run(arguments) = Arguments::parse().command;
-    match carry_out(arguments) {
+    let done = match Arguments::parse().command {
+        Command::Run(arguments) => carry_out(*arguments),
+        Command::Report(arguments) => show_again(&arguments),
+    };
+    match done {
         Ok(code) => code,
         Err(problem) => {
             // A closed standard error leaves the exit code to tell.
@@ -86,22 +118,41 @@ fn main() -> ExitCode {
 }
 
 fn carry_out(arguments: Run) -> Result<ExitCode, String> {
-    let options =
-        Options { allow_remote: arguments.allow_remote, server_pid: arguments.server_pid, quiet: arguments.quiet };
+    let options = Options {
+        allow_remote: arguments.allow_remote,
+        server_pid: arguments.server_pid,
+        metrics_url: arguments.metrics_url,
+        quiet: arguments.quiet,
+    };
     let scenario = Scenario::load(&arguments.scenario, arguments.settings).map_err(|error| error.to_string())?;
     let outcome = Outcome::judge(run::run(scenario, options).map_err(|error| error.to_string())?);
-    // A closed standard output leaves the JSON and the exit code to tell.
-    let _ = std::io::stdout().write_all(outcome.table().as_bytes());
-    if let Some(path) = arguments.json {
-        write_json(&path, &outcome).map_err(|error| format!("{}: {error}", path.display()))?;
-    }
+    show(&outcome, &arguments.outputs)?;
     Ok(ExitCode::from(outcome.exit_code))
 }
 
-fn write_json(path: &Path, outcome: &Outcome) -> std::io::Result<()> {
-    let mut text = serde_json::to_vec_pretty(outcome)?;
-    text.push(b'\n');
-    std::fs::write(path, text)
+/// Ends with 0 whatever the result was: it is shown, not judged again.
+fn show_again(arguments: &Report) -> Result<ExitCode, String> {
+    show(&Outcome::load(&arguments.result)?, &arguments.outputs)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(outcome: &Outcome, outputs: &Outputs) -> Result<(), String> {
+    // A closed standard output leaves the files and the exit code to tell.
+    let _ = std::io::stdout().write_all(outcome.table().as_bytes());
+    if let Some(path) = &outputs.json {
+        write(path, outcome.json().as_bytes())?;
+    }
+    if let Some(path) = &outputs.html {
+        write(path, html::page(outcome).as_bytes())?;
+    }
+    if let Some(path) = &outputs.hlog {
+        write(path, &hlog::interval_log(outcome).map_err(|error| error.to_string())?)?;
+    }
+    Ok(())
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {
+    std::fs::write(path, bytes).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 const EXIT_UNUSABLE: u8 = 2;
