@@ -214,7 +214,7 @@ impl View {
     }
 
     fn standing(&self) -> u64 {
-        self.counts.get(Count::Joined).saturating_sub(self.counts.get(Count::Closed))
+        self.counts.standing()
     }
 
     fn errors(&self) -> u64 {

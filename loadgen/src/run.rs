@@ -10,6 +10,7 @@ use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 
 use crate::address::{AddressError, Machine, check_sources, plan_sources, plan_workers};
 use crate::clock::{NS_PER_MS, NS_PER_S, now_ns};
+use crate::curve::{Curve, CurvePoint};
 use crate::environment::Environment;
 use crate::ledger::Closing;
 use crate::plan::Random;
@@ -19,8 +20,8 @@ use crate::sampling::process::Sample;
 use crate::sampling::recorder::Recorder;
 use crate::sampling::scrape::Endpoint;
 use crate::scenario::Scenario;
-use crate::stats::{Board, Count, Counts, Handshakes, Interval, Percentiles};
-use crate::target::{Target, TargetError};
+use crate::stats::{Board, Count, Counts, Handshakes, Interval, Percentiles, SentBoard};
+use crate::target::{Protocol, Target, TargetError};
 use crate::worker::{self, Control, Job, Report};
 
 /// What is not part of a scenario.
@@ -72,6 +73,9 @@ pub enum RunError {
         /// What was wrong.
         problem: String,
     },
+    /// What came before the drop cannot be asked for.
+    #[error("target = {0}: a relay replays nothing; drop_share needs the chat protocol (ws://HOST:PORT/ws or tcp://)")]
+    NoReplay(String),
     /// A worker could not go on.
     #[error("a worker failed: {0}")]
     Worker(String),
@@ -82,6 +86,9 @@ pub fn run(scenario: Scenario, options: Options) -> Result<Measured, RunError> {
     let target = Target::parse(&scenario.target)?;
     if !target.is_loopback() && !options.allow_remote {
         return Err(RunError::Remote(scenario.target));
+    }
+    if target.protocol == Protocol::Relay && scenario.drop_share > 0.0 {
+        return Err(RunError::NoReplay(scenario.target));
     }
     let machine = Machine::read();
     let cores = cores(&scenario.cpus)?;
@@ -131,6 +138,8 @@ struct Coordinator {
     /// Sum of all intervals so far.
     total: Interval,
     recorder: Recorder,
+    curve: Curve,
+    connect_curve: Vec<CurvePoint>,
     closings: Vec<Closing>,
     server: ServerSamples,
     own: (Sample, Sample),
@@ -163,7 +172,7 @@ impl Coordinator {
             start_ns: AtomicU64::new(0),
             finish: AtomicBool::new(false),
             sent_all: AtomicU32::new(0),
-            sent: (0..scenario.senders_in_all()).map(|_| AtomicU32::new(0)).collect(),
+            sent: Arc::new(SentBoard::new(scenario.layout.senders())),
             boards: (0..workers).map(|_| Board::default()).collect(),
             faults: (0..workers).map(|_| AtomicU64::new(0)).collect(),
             split: Barrier::new(workers as usize),
@@ -173,6 +182,7 @@ impl Coordinator {
         let job = Job {
             worker: 0,
             workers,
+            local: 0,
             scenario: scenario.clone(),
             target: Arc::new(target),
             sources: sources.into(),
@@ -194,6 +204,8 @@ impl Coordinator {
             options,
             shown: Shown { at_ns: now, counts: Counts::default() },
             total: Interval::new(),
+            curve: Curve::new(now),
+            connect_curve: Vec::new(),
             closings: Vec::new(),
             server: ServerSamples::default(),
             own: Default::default(),
@@ -209,7 +221,9 @@ impl Coordinator {
         let connections = u64::from(self.scenario.connections);
         while self.resolved() < connections {
             self.look_on(Phase::Ramp, self.ramp_left(), now_ns() + LOOK_NS)?;
+            self.curve.sample(&self.counts(), now_ns());
         }
+        self.connect_curve = self.curve.finish(&self.counts(), now_ns());
         if self.counts().get(Count::Joined) > self.counts().get(Count::Closed) {
             self.load()?;
         }
@@ -225,9 +239,8 @@ impl Coordinator {
     }
 
     fn load(&mut self) -> Result<(), RunError> {
-        let now = now_ns();
-        self.start_ns = now + START_DELAY_NS;
-        self.recorder.load_starts(now, self.start_ns, &self.counts());
+        self.start_ns = now_ns() + START_DELAY_NS;
+        self.recorder.load_starts(self.start_ns);
         self.control.start_ns.store(self.start_ns, Ordering::Release);
         let from = self.start_ns + self.scenario.warm_up.ns();
         let until = from + self.scenario.duration.ns();
@@ -257,12 +270,13 @@ impl Coordinator {
         let patience_ns = self.scenario.drain.ns();
         let mut deadline = until_ns + patience_ns;
         let mut quiet = false;
+        let mut last_growth = (0, now_ns());
         while now_ns() < deadline {
             let all_sent = self.control.sent_all.load(Ordering::Acquire) as usize == self.workers.len();
             if !all_sent {
                 // A generator that is behind sends everything all the same.
                 deadline = now_ns() + patience_ns;
-            } else if !quiet && self.all_received() {
+            } else if !quiet && self.has_settled(&mut last_growth) {
                 quiet = true;
                 deadline = deadline.min(now_ns() + QUIET_NS);
             }
@@ -272,11 +286,20 @@ impl Coordinator {
         Ok(())
     }
 
-    fn all_received(&self) -> bool {
+    /// Whether everything has arrived. Where members come and go that is known by nothing arriving any more; `last_growth`
+    /// is what had arrived when, at the last look that found more.
+    fn has_settled(&self, last_growth: &mut (u64, u64)) -> bool {
         let counts = self.counts();
+        let received = counts.get(Count::Received);
+        if self.scenario.is_disturbed() {
+            if received != last_growth.0 {
+                *last_growth = (received, now_ns());
+            }
+            let has_caught_up = counts.get(Count::CaughtUp) >= counts.get(Count::Dropped);
+            return has_caught_up && now_ns() >= last_growth.1 + SETTLED_NS;
+        }
         let missing_members = counts.get(Count::Refused) + counts.get(Count::Closed);
-        missing_members == 0
-            && counts.get(Count::Received) >= counts.get(Count::Sent) * u64::from(self.scenario.room_size)
+        missing_members == 0 && received >= counts.get(Count::Due)
     }
 
     /// Takes reports until `until_ns`, and shows progress when it is time to.
@@ -352,6 +375,8 @@ impl Coordinator {
             handshakes,
             total: self.total,
             recording: self.recorder.finish(&counts),
+            connect_curve: self.connect_curve,
+            dropped_ns: self.start_ns + self.scenario.warm_up.ns() + self.scenario.drop_at.ns(),
             closings: self.closings,
             server_pid: self.options.server_pid,
             server: self.server,
@@ -370,7 +395,7 @@ fn spawn(job: Job, cores: &[usize]) -> Result<Vec<ExecutorJoinHandle<()>>, RunEr
     for worker in 0..job.workers {
         let core = cores.get(worker as usize % cores.len().max(1)).copied();
         let placement = core.map_or(Placement::Unbound, Placement::Fixed);
-        let job = Job { worker, ..job.clone() };
+        let job = Job { worker, local: worker, ..job.clone() };
         let handle = LocalExecutorBuilder::new(placement)
             .name(&format!("load-{worker}"))
             .io_memory(EXECUTOR_IO_MEMORY)
@@ -388,6 +413,8 @@ const LOOK_NS: u64 = 50 * NS_PER_MS;
 const START_DELAY_NS: u64 = 300 * NS_PER_MS;
 /// How long to listen for duplicates once everything has arrived.
 const QUIET_NS: u64 = 300 * NS_PER_MS;
+/// How long nothing must have arrived for the rest not to be waited for.
+const SETTLED_NS: u64 = NS_PER_S;
 const REPORTS_PER_WORKER: usize = 16;
 /// The executor's own buffers are not used; glommio's default would lock 10 MiB.
 const EXECUTOR_IO_MEMORY: usize = 64 << 10;

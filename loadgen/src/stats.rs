@@ -4,7 +4,7 @@
 //! run is the sum of these intervals, so the live view, the time line and the final figures cannot disagree. Counts
 //! are published on a [`Board`] each time before the worker sleeps.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
@@ -120,9 +120,29 @@ pub enum Count {
     Skipped,
     /// Messages not sent because their connection was gone.
     Unsent,
+    /// Deliveries that the messages sent come to when every member of each room is there.
+    Due,
     /// Messages of this run received, counted at every subscriber.
     Received,
-    /// Received by a member of another room.
+    /// Members that left, or were dropped, on purpose.
+    Left,
+    /// Of these, those that came back.
+    Rejoined,
+    /// Attempts to come back that failed.
+    Retried,
+    /// Connections that were dropped on purpose without a farewell.
+    Dropped,
+    /// Of these, those that came back to a server that replays what they missed.
+    Recovered,
+    /// Of these, those that have had all that they missed.
+    CaughtUp,
+    /// Slow readers that the server has closed.
+    SlowClosed,
+    /// Pushes of who came and went.
+    PresencePushes,
+    /// Comings and goings in them.
+    PresenceChanges,
+    /// Received by a member of another room, or by whoever had left.
     Misrouted,
     /// Messages without a readable stamp, or with the stamp of another run.
     Foreign,
@@ -162,6 +182,15 @@ impl Counts {
     }
 }
 
+impl Counts {
+    /// Connections that are in their room now.
+    #[must_use]
+    pub fn standing(&self) -> u64 {
+        (self.get(Count::Joined) + self.get(Count::Rejoined))
+            .saturating_sub(self.get(Count::Closed) + self.get(Count::SlowClosed) + self.get(Count::Left))
+    }
+}
+
 /// One worker's counts where the coordinator can read them at any time.
 #[derive(Debug, Default)]
 pub struct Board([AtomicU64; COUNTS]);
@@ -183,6 +212,29 @@ impl Board {
             }
         }
         sum
+    }
+}
+
+/// How many messages each of the scenario's senders has sent, where every worker can read it at any time.
+#[derive(Debug)]
+pub struct SentBoard(Box<[AtomicU32]>);
+
+impl SentBoard {
+    /// Nothing sent yet.
+    #[must_use]
+    pub fn new(senders: u32) -> Self {
+        Self((0..senders).map(|_| AtomicU32::new(0)).collect())
+    }
+
+    /// How many `sender` has sent.
+    #[must_use]
+    pub fn get(&self, sender: u32) -> u32 {
+        self.0[sender as usize].load(Ordering::Relaxed)
+    }
+
+    /// `sender` has sent so many. To be called before the last of them can be on its way.
+    pub fn set(&self, sender: u32, sent: u32) {
+        self.0[sender as usize].store(sent, Ordering::Relaxed);
     }
 }
 

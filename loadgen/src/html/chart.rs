@@ -193,11 +193,11 @@ pub fn tell_second(at: f64) -> String {
 }
 
 const WIDTH: f64 = 900.0;
-const HEIGHT: f64 = 290.0;
+const HEIGHT: f64 = 296.0;
 const LEFT: f64 = 84.0;
 const RIGHT: f64 = 876.0;
-const TOP: f64 = 22.0;
-const BOTTOM: f64 = 240.0;
+const TOP: f64 = 34.0;
+const BOTTOM: f64 = 246.0;
 /// Colours in the style sheet.
 const COLOURS: usize = 8;
 const POINTS_MAX: usize = 1_500;
@@ -241,7 +241,7 @@ mod tests {
     fn a_figure_stays_within_its_frame_and_tells_its_points() {
         let line = Line::through("x<y", [(0.0, Some(0.5)), (10.0, Some(5.0))].into_iter(), 20.0);
         let figure = chart(vec![line]).figure();
-        assert!(figure.contains("d=\"M84.0 131.0L876.0 22.0\""), "{figure}");
+        assert!(figure.contains("d=\"M84.0 140.0L876.0 34.0\""), "{figure}");
         assert!(figure.contains("<title>10 s: x&lt;y 5.00</title>"));
         assert!(figure.contains("aria-label=\"Latency &lt;over&gt; time. It &quot;rose&quot;.\""));
         assert!(figure.contains("class=\"window\" x=\"242.4\""));

@@ -1,5 +1,6 @@
 //! The charts of a report, each made from a result where the result has something to show.
 
+use crate::curve::CurvePoint;
 use crate::hlog;
 use crate::html::axis::Axis;
 use crate::html::chart::{Chart, Line, tell_second};
@@ -130,9 +131,9 @@ fn distribution(outcome: &Outcome, name: &str, key: &str) -> Option<Line> {
 }
 
 fn connect_curve(outcome: &Outcome) -> Option<Chart> {
-    let curve = &outcome.connects;
+    let curve = &outcome.connect_curve;
     let last = curve.last()?;
-    let line = |name: &str, of: fn(&crate::sampling::recorder::ConnectPoint) -> u64| {
+    let line = |name: &str, of: fn(&CurvePoint) -> u64| {
         Line::through(name, curve.iter().map(|point| (point.at_s, Some(of(point) as f64))), f64::INFINITY)
     };
     let mut lines = vec![line("connected", |point| point.connected), line("joined", |point| point.joined)];
@@ -361,7 +362,7 @@ mod tests {
         let mut outcome = outcome();
         outcome.seconds.clear();
         outcome.looks.clear();
-        outcome.connects.clear();
+        outcome.connect_curve.clear();
         outcome.histograms.clear();
         outcome.phases = None;
         assert!([latency(&outcome), traffic(&outcome), resources(&outcome), metrics(&outcome)].concat().is_empty());

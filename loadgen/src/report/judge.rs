@@ -5,11 +5,12 @@ use std::net::IpAddr;
 
 use hdrhistogram::Histogram;
 
+use crate::curve::CurvePoint;
 use crate::environment::{Environment, without_secrets};
 use crate::hlog;
 use crate::ledger::{Closing, Tally};
 use crate::progress::{thousands, time};
-use crate::report::outcome::{Generator, Latencies, Outcome, Phases, SCHEMA, Server, Tallied, Window};
+use crate::report::outcome::{Generator, Latencies, Outcome, Phases, SCHEMA, Server, Tallied, Turnover, Window};
 use crate::sampling::process::Sample;
 use crate::sampling::recorder::Recording;
 use crate::scenario::Scenario;
@@ -27,6 +28,9 @@ pub struct Measured {
     pub total: Interval,
     /// What was recorded second by second.
     pub recording: Recording,
+    pub connect_curve: Vec<CurvePoint>,
+    /// When connections were to be dropped, if any were, in monotonic nanoseconds.
+    pub dropped_ns: u64,
     pub closings: Vec<Closing>,
     pub server_pid: Option<u32>,
     pub server: ServerSamples,
@@ -85,6 +89,7 @@ impl Outcome {
             refusals: merged(&measured.closings, |closing| &closing.refusals),
             closes: merged(&measured.closings, |closing| &closing.closes),
             errors: merged(&measured.closings, |closing| &closing.errors),
+            turnover: turnover(&measured),
             counts,
             measured: window,
             environment,
@@ -94,7 +99,7 @@ impl Outcome {
             histograms: histograms(&measured),
             seconds: measured.recording.seconds,
             looks: measured.recording.looks,
-            connects: measured.recording.connects,
+            connect_curve: measured.connect_curve,
             scrapes: measured.recording.scrapes,
         }
     }
@@ -150,6 +155,11 @@ impl Outcome {
             ("numbers of a room that did not follow by one", counts.room_seq_faults, allowed.disorder),
             ("rooms whose members saw different orders", counts.rooms_disagreeing, allowed.disorder),
             ("in the wrong room", counts.misrouted, 0),
+            (
+                "dropped and never caught up",
+                self.turnover.map_or(0, |turnover| turnover.dropped - turnover.caught_up),
+                0,
+            ),
             ("errors from the server", counts.errors, 0),
         ];
         for (name, count, allowed) in rows {
@@ -176,7 +186,11 @@ impl Outcome {
         if let Some(min) = caps.pings_per_connection_min.filter(|&min| pings < u64::from(min)) {
             missed.push(format!("pings_per_connection was {pings} for some, less than {min}"));
         }
+        let catch_up = self.turnover.and_then(|turnover| turnover.all_caught_up_s);
+        check_at_most("all_caught_up_s", catch_up, caps.all_caught_up_s, missed);
         let server = self.server.as_ref();
+        let growth = server.map(|server| server.rss_growth_bytes);
+        check_at_most("server_rss_growth_bytes", growth, caps.server_rss_growth_bytes, missed);
         let per_delivery = server.and_then(|server| server.cpu_us_per_delivery);
         check_at_most("server_cpu_us_per_delivery", per_delivery, caps.server_cpu_us_per_delivery, missed);
         check_at_most("server_cores", server.map(|server| server.cpu), caps.server_cores, missed);
@@ -269,6 +283,9 @@ fn tallied(measured: &Measured) -> Tallied {
         room_seq_faults: fault(|closing| closing.faults.room_seq),
         rooms_disagreeing: rooms_disagreeing(closings),
         misrouted: count(Count::Misrouted),
+        slow_closed: count(Count::SlowClosed),
+        presence_pushes: count(Count::PresencePushes),
+        presence_changes: count(Count::PresenceChanges),
         foreign: count(Count::Foreign),
         errors: count(Count::Errors),
         gaps_told: count(Count::GapsTold),
@@ -278,6 +295,22 @@ fn tallied(measured: &Measured) -> Tallied {
         bytes_sent: count(Count::BytesSent),
         bytes_received: count(Count::BytesReceived),
     }
+}
+
+fn turnover(measured: &Measured) -> Option<Turnover> {
+    let count = |what| measured.counts.get(what);
+    let (dropped, caught_up) = (count(Count::Dropped), count(Count::CaughtUp));
+    let last_ns = measured.closings.iter().map(|closing| closing.last_caught_up_ns).max().unwrap_or(0);
+    let all = || seconds(last_ns.saturating_sub(measured.dropped_ns));
+    (count(Count::Left) > 0).then(|| Turnover {
+        left: count(Count::Left),
+        rejoined: count(Count::Rejoined),
+        retried: count(Count::Retried),
+        dropped,
+        recovered: count(Count::Recovered),
+        caught_up,
+        all_caught_up_s: (dropped > 0 && caught_up == dropped).then(all),
+    })
 }
 
 fn rooms_disagreeing(closings: &[Closing]) -> u64 {
@@ -323,6 +356,7 @@ fn server(measured: &Measured, window: &Window, counts: &Tallied) -> Option<Serv
         rss_bytes_before: before.rss_bytes,
         rss_bytes: until.rss_bytes,
         rss_anon_bytes: until.rss_anon_bytes,
+        rss_growth_bytes: until.rss_bytes as f64 - from.rss_bytes as f64,
         rss_bytes_per_connection: growth / counts.joined.max(1) as f64,
         threads,
     })

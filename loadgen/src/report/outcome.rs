@@ -7,10 +7,11 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::curve::CurvePoint;
 use crate::environment::Environment;
 use crate::ledger::Tally;
 use crate::sampling::process::ThreadTime;
-use crate::sampling::recorder::{ConnectPoint, Look};
+use crate::sampling::recorder::Look;
 use crate::sampling::scrape::Scrapes;
 use crate::sampling::timeline::Second;
 use crate::stats::Percentiles;
@@ -48,8 +49,9 @@ pub struct Outcome {
     pub seconds: Vec<Second>,
     /// The run second by second, as it was seen from outside.
     pub looks: Vec<Look>,
-    /// Connections over time, until the load began.
-    pub connects: Vec<ConnectPoint>,
+    /// Connections over time while the ramp went on.
+    pub connect_curve: Vec<CurvePoint>,
+    pub turnover: Option<Turnover>,
     /// The server's own figures; `null` when none were read.
     pub scrapes: Option<Scrapes>,
 }
@@ -79,6 +81,21 @@ impl Outcome {
     pub fn json(&self) -> String {
         serde_json::to_string_pretty(self).expect("a result is plain data") + "\n"
     }
+}
+
+/// Members that left and came back; absent where none did.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Turnover {
+    pub left: u64,
+    pub rejoined: u64,
+    /// Attempts to come back that failed.
+    pub retried: u64,
+    /// Of those that left, how many were dropped without a farewell, and what became of them.
+    pub dropped: u64,
+    pub recovered: u64,
+    pub caught_up: u64,
+    /// From the drop until the last one had caught up; absent unless all have.
+    pub all_caught_up_s: Option<f64>,
 }
 
 /// One set of percentiles for each thing that was timed.
@@ -116,6 +133,9 @@ pub struct Tallied {
     /// Rooms whose complete members saw different orders.
     pub rooms_disagreeing: u64,
     pub misrouted: u64,
+    pub slow_closed: u64,
+    pub presence_pushes: u64,
+    pub presence_changes: u64,
     pub foreign: u64,
     pub errors: u64,
     pub gaps_told: u64,
@@ -172,6 +192,8 @@ pub struct Server {
     pub rss_anon_bytes: u64,
     /// Growth since before the first connection.
     pub rss_bytes_per_connection: f64,
+    /// Growth over the measured window; negative where it shrank.
+    pub rss_growth_bytes: f64,
     pub threads: Vec<ThreadTime>,
 }
 

@@ -64,6 +64,7 @@ impl Outcome {
             self.generator.busiest_worker_cpu,
             self.generator.longest_worker_wait
         )?;
+        self.write_turnover(out)?;
         if let Some(server) = &self.server {
             let per_delivery = server.cpu_us_per_delivery.map_or_else(|| "-".to_owned(), |us| format!("{us:.3} µs"));
             writeln!(
@@ -75,6 +76,27 @@ impl Outcome {
             )?;
         }
         self.write_verdict(out)
+    }
+
+    fn write_turnover(&self, out: &mut String) -> std::fmt::Result {
+        if let Some(turnover) = &self.turnover {
+            let all = turnover.all_caught_up_s.map_or_else(String::new, |s| format!(", all within {s:.2} s"));
+            writeln!(
+                out,
+                "left {}   back {}   failed attempts {}   dropped {}   caught up {}{all}",
+                thousands(turnover.left),
+                thousands(turnover.rejoined),
+                thousands(turnover.retried),
+                thousands(turnover.dropped),
+                thousands(turnover.caught_up)
+            )?;
+        }
+        let counts = &self.counts;
+        if counts.slow_closed + counts.presence_pushes > 0 {
+            let (slow, pushes) = (thousands(counts.slow_closed), thousands(counts.presence_pushes));
+            writeln!(out, "slow readers closed {slow}   presence pushes {pushes}")?;
+        }
+        Ok(())
     }
 
     fn write_verdict(&self, out: &mut String) -> std::fmt::Result {

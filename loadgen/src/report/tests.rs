@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::audit::Faults;
+use crate::curve::CurvePoint;
 use crate::environment::Environment;
 use crate::ledger::{Closing, Tally};
 use crate::sampling::process::{Sample, ThreadTime};
@@ -24,9 +25,11 @@ pub fn recorded(scenario: &str) -> Measured {
     let mut counts = Counts::default();
     counts.add(Count::Connected, 2);
     counts.add(Count::Joined, 2);
-    recorder.look(0, &Counts::default());
     recorder.look(S, &counts);
-    recorder.load_starts(S, S, &counts);
+    recorder.load_starts(S);
+    measured.connect_curve = [(0.0, 0), (0.5, 1), (1.0, 2)]
+        .map(|(at_s, joined)| CurvePoint { at_s, connected: joined, joined, refused: 0 })
+        .to_vec();
     measured.total = Interval::new();
     for second in 0..2 {
         let mut interval = Interval::new();
@@ -73,6 +76,8 @@ fn measured(scenario: &str) -> Measured {
         handshakes: Handshakes::new(),
         total,
         recording: Recording::default(),
+        connect_curve: Vec::new(),
+        dropped_ns: 0,
         closings: vec![closing(Faults::default())],
         server_pid: Some(9),
         server: ServerSamples {
@@ -94,6 +99,7 @@ fn closing(faults: Faults) -> Closing {
         expected: 1_000,
         orders: BTreeMap::new(),
         pings_min: 0,
+        last_caught_up_ns: 0,
         handshakes: Handshakes::new(),
         refusals: Tally::new(),
         closes: Tally::new(),

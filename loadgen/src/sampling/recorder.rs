@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::clock::{NS_PER_MS, NS_PER_S};
+use crate::clock::NS_PER_S;
 use crate::sampling::process::Sample;
 use crate::sampling::scrape::{Endpoint, Scraper, Scrapes};
 use crate::sampling::timeline::{Second, Timeline};
@@ -52,19 +52,6 @@ pub struct Usage {
     pub rss_anon_bytes: u64,
 }
 
-/// How many connections there were at a moment.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ConnectPoint {
-    /// In seconds since the first connect.
-    pub at_s: f64,
-    /// TCP connections made so far.
-    pub connected: u64,
-    /// Connections that had joined their room.
-    pub joined: u64,
-    /// Connections that had failed.
-    pub refused: u64,
-}
-
 /// Everything that was recorded.
 #[derive(Debug, Default)]
 pub struct Recording {
@@ -72,8 +59,6 @@ pub struct Recording {
     pub seconds: Vec<Second>,
     /// What was seen from outside, by second of the run.
     pub looks: Vec<Look>,
-    /// The ramp.
-    pub connects: Vec<ConnectPoint>,
     /// The server's metrics.
     pub scrapes: Option<Scrapes>,
     /// The server's version, by its metrics.
@@ -101,8 +86,6 @@ pub struct Recorder {
     began_ns: u64,
     /// When the second is over.
     due_ns: u64,
-    curve_due_ns: u64,
-    curve_step_ns: u64,
     server_pid: Option<u32>,
     /// Where metrics will be read, until the thread that reads them runs.
     endpoint: Option<Endpoint>,
@@ -129,8 +112,6 @@ impl Recorder {
         Self {
             began_ns: now_ns,
             due_ns: now_ns + NS_PER_S,
-            curve_due_ns: now_ns,
-            curve_step_ns: CURVE_STEP_NS,
             server_pid,
             endpoint,
             scraper: None,
@@ -147,9 +128,6 @@ impl Recorder {
 
     /// Call at least every 100 ms.
     pub fn look(&mut self, now_ns: u64, counts: &Counts) {
-        if self.recording.load_from_s.is_none() && now_ns >= self.curve_due_ns {
-            self.add_to_curve(now_ns, counts);
-        }
         self.take_scrapes(counts);
         if now_ns >= self.due_ns {
             self.end_second(now_ns, counts);
@@ -165,8 +143,7 @@ impl Recorder {
     }
 
     /// The load begins at `start_ns`, and the seconds are counted from there.
-    pub fn load_starts(&mut self, now_ns: u64, start_ns: u64, counts: &Counts) {
-        self.add_to_curve(now_ns, counts);
+    pub fn load_starts(&mut self, start_ns: u64) {
         self.recording.load_from_s = Some(self.axis(start_ns));
         self.due_ns = start_ns;
     }
@@ -245,32 +222,11 @@ impl Recorder {
         self.recording.looks.push(Look {
             from_s: self.axis(before.at_ns),
             until_s: self.axis(now_ns),
-            connections: counts.get(Count::Joined).saturating_sub(counts.get(Count::Closed)),
+            connections: counts.standing(),
             sent: new(Count::Sent),
             received: new(Count::Received),
             generator: Usage::between(&before.own, &now.own, took_ns),
             server: server.map(|(now, before)| Usage::between(before, now, took_ns)),
-        });
-    }
-
-    fn add_to_curve(&mut self, now_ns: u64, counts: &Counts) {
-        let curve = &mut self.recording.connects;
-        if curve.len() >= CURVE_POINTS_MAX {
-            let mut at = 0;
-            curve.retain(|_| {
-                at += 1;
-                at % 2 == 1
-            });
-            self.curve_step_ns *= 2;
-        }
-        self.curve_due_ns = now_ns + self.curve_step_ns;
-        let at_s = self.axis(now_ns);
-        let count = |what| counts.get(what);
-        self.recording.connects.push(ConnectPoint {
-            at_s,
-            connected: count(Count::Connected),
-            joined: count(Count::Joined),
-            refused: count(Count::Refused),
         });
     }
 }
@@ -295,9 +251,6 @@ fn rounded(number: f64) -> f64 {
     (number * 1e6).round() / 1e6
 }
 
-const CURVE_STEP_NS: u64 = 100 * NS_PER_MS;
-const CURVE_POINTS_MAX: usize = 1_000;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -315,7 +268,7 @@ mod tests {
         recorder.look(1_000 + NS_PER_S / 2, &counts(1, 0));
         recorder.look(1_000 + NS_PER_S, &counts(2, 0));
         let start_ns = 1_000 + NS_PER_S * 3 / 2;
-        recorder.load_starts(1_000 + NS_PER_S, start_ns, &counts(2, 0));
+        recorder.load_starts(start_ns);
         for second in 0..3 {
             recorder.look(start_ns + second * NS_PER_S, &counts(2, 10 * second));
         }
@@ -347,17 +300,5 @@ mod tests {
         assert!(server.rss_bytes > 0 && !server.cores.is_empty());
         assert_eq!(recording.looks[1].server, None);
         assert!(recording.looks[1].generator.rss_bytes > 0);
-    }
-
-    #[test]
-    fn the_connect_curve_is_bounded_and_keeps_its_shape() {
-        let mut recorder = Recorder::begin(0, None, None);
-        for at in 0..10_000 {
-            recorder.look(at * CURVE_STEP_NS, &counts(at, 0));
-        }
-        let curve = recorder.finish(&counts(0, 0)).connects;
-        assert!(curve.len() <= CURVE_POINTS_MAX && curve.len() > CURVE_POINTS_MAX / 4, "{}", curve.len());
-        assert!(curve.iter().all(|point| (point.at_s * 10.0 - point.joined as f64).abs() < 1e-6));
-        assert!(curve.last().unwrap().at_s > 900.0);
     }
 }

@@ -4,22 +4,27 @@
 //! The coordinator reaches it through [`Control`], which it looks at each time it wakes; while it waits for the
 //! coordinator it wakes every [`TICK_NS`].
 
+mod link;
+mod turnover;
+
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 
-use hubbub::ids::ConnId;
-use hubbub::net::{Buffer, Ended, Event, Outgoing, Ring, RingConfig, probe, socket, table};
+use hubbub::net::{Ring, RingConfig, probe, table};
 
-use crate::client::{Client, Dialect, Stage};
+use self::link::{Course, Link};
+use self::turnover::Turnover;
+use crate::client::{Dialect, Stage};
 use crate::clock::{NS_PER_MS, NS_PER_S, now_ns};
+use crate::closed_loop::ClosedLoop;
 use crate::ledger::{Closing, Ledger};
 use crate::payload::Stamp;
-use crate::plan::{Plan, Planned};
+use crate::plan::{Arrivals, Plan, Planned};
 use crate::ramp::{Pace, Ramp};
 use crate::scenario::Scenario;
-use crate::stats::{Board, Count, Interval, record_ns};
+use crate::stats::{Board, Count, Interval, SentBoard};
 use crate::target::Target;
 
 /// What all workers and the coordinator share.
@@ -32,7 +37,7 @@ pub struct Control {
     /// Workers that have sent all they had to send.
     pub sent_all: AtomicU32,
     /// How many messages each of the scenario's senders has sent.
-    pub sent: Box<[AtomicU32]>,
+    pub sent: Arc<SentBoard>,
     /// Counts, one board per worker.
     pub boards: Box<[Board]>,
     /// Faults that the audits have found so far, one per worker.
@@ -44,10 +49,12 @@ pub struct Control {
 /// What a worker is made from.
 #[derive(Clone, Debug)]
 pub struct Job {
-    /// Which worker, and of how many.
+    /// Which worker, over all processes that share the run.
     pub worker: u32,
-    /// How many there are. Connection `i` belongs to worker `i % workers`.
+    /// How many there are in all. Connection `i` belongs to worker `i % workers`.
     pub workers: u32,
+    /// Which worker of this process.
+    pub local: u32,
     /// The load.
     pub scenario: Arc<Scenario>,
     /// Where it goes.
@@ -115,12 +122,12 @@ struct Worker {
     by_slot: Vec<u32>,
     dialect: Dialect,
     ledger: Ledger,
-    plan: Plan,
-    /// The next message of one of our own senders.
-    next: Option<Planned>,
+    messages: Messages,
+    turnover: Turnover,
     /// 0 until the load starts.
     start_ns: u64,
     sent_all: bool,
+    has_finished: bool,
     /// The second of the load that is being measured.
     second: u32,
     /// The last turn ended before its events did.
@@ -131,15 +138,14 @@ struct Worker {
     spare: Vec<Vec<u8>>,
 }
 
-/// A connection and its bytes on the way out.
-struct Link {
-    client: Client,
-    conn: Option<ConnId>,
-    /// Gathered while a send is in flight.
-    out: Vec<u8>,
-    sending: bool,
-    /// Messages sent so far.
-    seq: u32,
+/// Where the messages to be sent come from.
+enum Messages {
+    /// The plan, and its next message of one of our own senders.
+    Open { plan: Plan, next: Option<Planned> },
+    /// Each sender waits for its own.
+    Closed(ClosedLoop),
+    /// Nothing is sent.
+    Over,
 }
 
 impl Worker {
@@ -153,22 +159,23 @@ impl Worker {
         let pace = Pace {
             first_ns: job.ramp_ns,
             rate: scenario.connect_rate,
+            rate_end: scenario.connect_rate_end.unwrap_or(scenario.connect_rate),
+            connections: scenario.connections,
             in_flight: scenario.connect_in_flight,
             timeout_ns: scenario.handshake_timeout.ns(),
         };
-        let load_ns = scenario.warm_up.ns() + scenario.duration.ns();
-        let senders = scenario.senders_in_all();
         Ok(Self {
             ring,
             ramp: Ramp::new(job.worker, job.workers, mine.len() as u32, pace),
             links: Vec::new(),
             by_slot: Vec::new(),
             dialect: Dialect::new(scenario.clone(), job.target.clone(), now_ns()),
-            ledger: Ledger::new(job.run, scenario.senders, mine.map(|index| scenario.room_of(index))),
-            plan: Plan::new(scenario.arrivals, scenario.rate, senders, load_ns, scenario.seed),
-            next: None,
+            ledger: Ledger::new(job.run, &scenario.layout, mine, job.control.sent.clone()),
+            messages: Messages::of(&job),
+            turnover: Turnover::new(&job),
             start_ns: 0,
             sent_all: false,
+            has_finished: false,
             second: 0,
             has_more: false,
             ready: Vec::new(),
@@ -185,21 +192,22 @@ impl Worker {
         // Fails only when the coordinator has given up.
         let _ = self.job.reports.send(last);
         self.say_goodbye()?;
-        let control = self.job.control.clone();
-        Ok(self.ledger.close(|sender| control.sent[sender as usize].load(Ordering::Relaxed)))
+        Ok(self.ledger.close())
     }
 
     fn turn(&mut self) -> Result<(), WorkerError> {
         let now = now_ns();
-        while let Some(link) = self.ramp.due(now) {
-            self.open(link, now);
+        while let Some((link, due_ns)) = self.ramp.due(now) {
+            self.open(link, now, due_ns);
         }
         while let Some(link) = self.ramp.expired(now) {
-            if self.links[link as usize].client.stage() < Stage::Joined {
+            let who = &self.links[link as usize];
+            if who.client.stage() < Stage::Joined && who.course == Course::Ramping {
                 self.lose(link, "the handshake took too long".to_owned());
             }
         }
         self.send_due(now);
+        self.turn_over(now);
         self.report(now);
         self.sleep()
     }
@@ -212,6 +220,7 @@ impl Worker {
             self.ring.wake_at(deadline.div_ceil(1_000), now / 1_000);
         }
         self.ring.enter(deadline > now && !self.has_more).map_err(WorkerError::Enter)?;
+        self.learn_start();
         self.has_more = false;
         for _ in 0..TURN_EVENTS_MAX {
             let Some(event) = self.ring.next_event() else { return Ok(()) };
@@ -221,33 +230,23 @@ impl Worker {
         Ok(())
     }
 
-    fn deadline(&self) -> u64 {
+    fn deadline(&mut self) -> u64 {
         let waits = self.start_ns == 0 || self.sent_all;
         let tick = if waits { Some(now_ns() + TICK_NS) } else { None };
         let second = (self.start_ns > 0).then(|| self.start_ns + u64::from(self.second + 1) * NS_PER_S);
-        let message = self.next.map(|planned| self.start_ns + planned.at_ns);
-        [tick, second, message, self.ramp.deadline()].into_iter().flatten().min().unwrap_or(u64::MAX)
+        let message = self.messages.deadline().filter(|_| self.start_ns > 0).map(|at_ns| self.start_ns + at_ns);
+        let turnover = self.turnover.deadline(self.start_ns);
+        [tick, second, message, self.ramp.deadline(), turnover].into_iter().flatten().min().unwrap_or(u64::MAX)
     }
 
-    fn open(&mut self, link: u32, now: u64) {
-        debug_assert_eq!(link as usize, self.links.len(), "connections are begun in order");
-        let index = link * self.job.workers + self.job.worker;
-        let source = self.job.sources[index as usize % self.job.sources.len()];
-        self.links.push(Link { client: Client::new(index, now), conn: None, out: Vec::new(), sending: false, seq: 0 });
-        match socket::outbound(SocketAddr::new(source, 0)) {
-            Ok(fd) => {
-                let conn = self.ring.connect(fd, self.job.target.address.into());
-                let slot = conn.slot as usize;
-                if self.by_slot.len() <= slot {
-                    self.by_slot.resize(slot + 1, u32::MAX);
-                }
-                self.by_slot[slot] = link;
-                self.links[link as usize].conn = Some(conn);
-            }
-            Err(error) => {
-                self.ledger.local_fault(format!("a socket at {source}: {error}"));
-                self.links[link as usize].client.end();
-                self.ramp.resolved();
+    /// Learns when the load starts, before anything of it is looked at.
+    fn learn_start(&mut self) {
+        if self.start_ns == 0 && !self.has_finished {
+            self.start_ns = self.job.control.start_ns.load(Ordering::Acquire);
+            if self.start_ns > 0 {
+                let from = self.start_ns + self.job.scenario.warm_up.ns();
+                self.ledger.measure(from..from + self.job.scenario.duration.ns());
+                self.messages.begin(&self.job);
             }
         }
     }
@@ -255,36 +254,23 @@ impl Worker {
     /// Sends what is due. A message that is due stays due: one that is late is sent all the same.
     fn send_due(&mut self, now: u64) {
         if self.start_ns == 0 {
-            self.start_ns = self.job.control.start_ns.load(Ordering::Acquire);
-            if self.start_ns == 0 {
-                return;
-            }
-            let from = self.start_ns + self.job.scenario.warm_up.ns();
-            self.ledger.measure(from..from + self.job.scenario.duration.ns());
-            self.next = self.next_of_ours();
+            return;
         }
+        let since_start = now.saturating_sub(self.start_ns);
         for _ in 0..TURN_SENDS_MAX {
-            match self.next {
-                Some(planned) if self.start_ns + planned.at_ns <= now => self.send(planned),
-                _ => break,
-            }
-            self.next = self.next_of_ours();
+            let Some(planned) = self.messages.due(since_start, &self.job) else { break };
+            self.send(planned);
         }
-        if self.next.is_none() && !self.sent_all {
+        if !self.sent_all && self.messages.are_over(since_start) {
             self.sent_all = true;
             self.job.control.sent_all.fetch_add(1, Ordering::AcqRel);
         }
     }
 
-    fn next_of_ours(&mut self) -> Option<Planned> {
-        let Self { plan, job, .. } = self;
-        plan.find(|planned| job.scenario.connection_of(planned.sender) % job.workers == job.worker)
-    }
-
     fn send(&mut self, planned: Planned) {
-        let place = self.job.scenario.connection_of(planned.sender) / self.job.workers;
+        let place = self.job.scenario.layout.connection_of(planned.sender) / self.job.workers;
         let link = &mut self.links[place as usize];
-        if link.client.stage() != Stage::Joined {
+        if link.client.stage() != Stage::Joined || link.course != Course::Steady {
             return self.ledger.counts.bump(Count::Unsent);
         }
         if link.out.len() > OUT_BYTES_MAX {
@@ -296,141 +282,19 @@ impl Worker {
         let lag_us = now_ns.saturating_sub(planned_ns) / 1_000;
         let lag_us = u32::try_from(lag_us).unwrap_or(u32::MAX);
         let stamp = Stamp { run: self.job.run, sender: planned.sender, seq: link.seq, planned_ns, lag_us };
-        take_buffer(&mut link.out, &mut self.spare);
+        link::take_buffer(&mut link.out, &mut self.spare);
         link.client.message(stamp, &mut self.dialect, &mut link.out);
-        self.job.control.sent[planned.sender as usize].store(link.seq, Ordering::Relaxed);
+        self.job.control.sent.set(planned.sender, link.seq);
+        let room = self.job.scenario.layout.room_of_sender(planned.sender);
+        self.ledger.counts.add(Count::Due, u64::from(self.job.scenario.layout.members_of(room)));
         self.ledger.sent(planned_ns, now_ns, self.job.scenario.validity.lag_p99_us * 1_000);
         self.ready.push(place);
-    }
-
-    fn flush(&mut self) {
-        for place in self.ready.drain(..) {
-            let link = &mut self.links[place as usize];
-            let Some(conn) = link.conn.filter(|_| !link.sending && !link.out.is_empty()) else { continue };
-            link.sending = true;
-            self.ledger.counts.add(Count::BytesSent, link.out.len() as u64);
-            // Whoever is over waits for the end of its farewell; nobody else needs a wake-up for a send.
-            let quiet = link.client.stage() < Stage::Ended;
-            self.ring.send(conn, Outgoing::Gathered(std::mem::take(&mut link.out)), quiet);
-        }
-    }
-
-    fn on_event(&mut self, event: Event) {
-        match event {
-            Event::Received { conn, buffer } => {
-                self.receive(conn, &buffer);
-                self.ring.give_back(buffer);
-            }
-            Event::Sent { conn, bytes } => {
-                let place = self.place(conn);
-                let link = &mut self.links[place as usize];
-                link.sending = false;
-                if let Outgoing::Gathered(buffer) = bytes {
-                    keep_buffer(buffer, &mut self.spare);
-                }
-                self.settle(place);
-            }
-            Event::Connected { conn } => {
-                let place = self.place(conn);
-                let link = &mut self.links[place as usize];
-                take_buffer(&mut link.out, &mut self.spare);
-                let took_ns = link.client.connected(&mut self.dialect, now_ns(), &mut link.out);
-                record_ns(&mut self.ledger.handshakes.connect, took_ns);
-                self.ledger.counts.bump(Count::Connected);
-                self.ready.push(place);
-            }
-            Event::ConnectFailed { conn, errno } => self.connect_failed(self.place(conn), errno),
-            Event::ReceiveEnded { conn, why } => {
-                let why = match why {
-                    Ended::Finished => "the stream ended without a farewell".to_owned(),
-                    Ended::Failed(errno) => io::Error::from_raw_os_error(errno).to_string(),
-                };
-                self.lose(self.place(conn), why);
-            }
-            Event::SendFailed { conn, errno } => {
-                let place = self.place(conn);
-                self.links[place as usize].sending = false;
-                self.lose(place, io::Error::from_raw_os_error(errno).to_string());
-            }
-            Event::Released { conn } => {
-                let place = self.place(conn);
-                self.links[place as usize].conn = None;
-            }
-            Event::SendWaits { .. } | Event::Timer | Event::Doorbell => {}
-            Event::Accepted { .. } | Event::AcceptEnded { .. } | Event::AcceptReady { .. } => {
-                debug_assert!(false, "nothing listens here");
-            }
-        }
-    }
-
-    fn receive(&mut self, conn: ConnId, buffer: &Buffer) {
-        let place = self.place(conn);
-        let Self { ring, links, dialect, ledger, ramp, .. } = self;
-        let link = &mut links[place as usize];
-        let now = now_ns();
-        let bytes = ring.bytes(buffer);
-        ledger.counts.add(Count::BytesReceived, bytes.len() as u64);
-        let before = link.client.stage();
-        let mut tell = |happening| ledger.enter(place, happening, now);
-        link.client.received(bytes, dialect, now, &mut link.out, &mut tell);
-        let after = link.client.stage();
-        if before < Stage::Joined && after >= Stage::Joined {
-            ramp.resolved();
-        }
-        if !link.out.is_empty() || after == Stage::Ended {
-            self.settle(place);
-        }
-    }
-
-    fn connect_failed(&mut self, place: u32, errno: i32) {
-        let error = io::Error::from_raw_os_error(errno);
-        if error.kind() == io::ErrorKind::AddrNotAvailable {
-            let link = &mut self.links[place as usize];
-            link.client.end();
-            self.ledger.local_fault(format!("connect: {error} (no local port is free)"));
-            self.ramp.resolved();
-            self.settle(place);
-        } else {
-            self.lose(place, format!("connect: {error}"));
-        }
-    }
-
-    /// The connection is gone for a reason that is the server's, unless it was over already.
-    fn lose(&mut self, place: u32, why: String) {
-        let link = &mut self.links[place as usize];
-        let stage = link.client.stage();
-        link.out = Vec::new();
-        if stage != Stage::Ended {
-            link.client.end();
-            self.ledger.ended(place, why);
-            if stage < Stage::Joined {
-                self.ramp.resolved();
-            }
-        }
-        self.settle(place);
-    }
-
-    /// What is to be sent is sent; a connection that is over is closed once nothing is.
-    fn settle(&mut self, place: u32) {
-        let link = &mut self.links[place as usize];
-        if link.sending {
-            return;
-        }
-        if !link.out.is_empty() {
-            self.ready.push(place);
-        } else if let Some(conn) = link.conn.filter(|_| link.client.stage() == Stage::Ended) {
-            self.ring.close(conn);
-        }
-    }
-
-    fn place(&self, conn: ConnId) -> u32 {
-        self.by_slot[conn.slot as usize]
     }
 
     /// Publishes counts, and once a second what was measured.
     fn report(&mut self, now: u64) {
         let control = &self.job.control;
-        let worker = self.job.worker as usize;
+        let worker = self.job.local as usize;
         control.boards[worker].publish(&self.ledger.counts);
         let faults = self.ledger.faults();
         let sum = faults.lost + faults.duplicate + faults.disordered + faults.room_seq;
@@ -457,9 +321,11 @@ impl Worker {
             self.settle(place);
         }
         // Back to before the load, so that nothing but the tick wakes us.
-        self.next = None;
+        self.has_finished = true;
+        self.messages = Messages::Over;
+        self.turnover.end();
         self.start_ns = 0;
-        self.ramp = Ramp::new(0, 1, 0, Pace { first_ns: 0, rate: 1.0, in_flight: 1, timeout_ns: 0 });
+        self.ramp.end();
         let until = now_ns() + GOODBYE_NS;
         while self.ring.connections() > 0 && now_ns() < until {
             self.sleep()?;
@@ -468,19 +334,70 @@ impl Worker {
     }
 }
 
-fn take_buffer(out: &mut Vec<u8>, spare: &mut Vec<Vec<u8>>) {
-    if out.capacity() == 0
-        && let Some(buffer) = spare.pop()
-    {
-        *out = buffer;
+impl Messages {
+    fn of(job: &Job) -> Self {
+        let scenario = &job.scenario;
+        let load_ns = job.load_ns();
+        let senders = scenario.layout.senders();
+        if scenario.arrivals == Arrivals::Closed {
+            let mine = (0..senders).filter(|&sender| job.has(scenario.layout.connection_of(sender)));
+            return Self::Closed(ClosedLoop::new(mine, senders, scenario.rate, load_ns));
+        }
+        let plan = Plan::new(scenario.arrivals, scenario.rate, senders, load_ns, scenario.seed);
+        Self::Open { plan, next: None }
+    }
+
+    /// The load starts.
+    fn begin(&mut self, job: &Job) {
+        if let Self::Open { plan, next } = self {
+            *next = next_of_ours(plan, job);
+        }
+    }
+
+    /// A message that is due. One that is late is due all the same.
+    fn due(&mut self, since_start_ns: u64, job: &Job) -> Option<Planned> {
+        match self {
+            Self::Open { plan, next } => {
+                let planned = next.filter(|planned| planned.at_ns <= since_start_ns)?;
+                *next = next_of_ours(plan, job);
+                Some(planned)
+            }
+            Self::Closed(closed) => closed.due(since_start_ns),
+            Self::Over => None,
+        }
+    }
+
+    fn deadline(&self) -> Option<u64> {
+        match self {
+            Self::Open { next, .. } => next.map(|planned| planned.at_ns),
+            Self::Closed(closed) => closed.deadline(),
+            Self::Over => None,
+        }
+    }
+
+    fn are_over(&self, since_start_ns: u64) -> bool {
+        match self {
+            Self::Open { next, .. } => next.is_none(),
+            Self::Closed(closed) => closed.is_over(since_start_ns),
+            Self::Over => true,
+        }
     }
 }
 
-fn keep_buffer(mut buffer: Vec<u8>, spare: &mut Vec<Vec<u8>>) {
-    if spare.len() < SPARE_BUFFERS_MAX && buffer.capacity() <= SPARE_BYTES_MAX {
-        buffer.clear();
-        spare.push(buffer);
+impl Job {
+    /// Whether a connection of the scenario is this worker's.
+    fn has(&self, connection: u32) -> bool {
+        connection % self.workers == self.worker
     }
+
+    /// Length of the load in nanoseconds, warm-up included.
+    fn load_ns(&self) -> u64 {
+        self.scenario.warm_up.ns() + self.scenario.duration.ns()
+    }
+}
+
+fn next_of_ours(plan: &mut Plan, job: &Job) -> Option<Planned> {
+    plan.find(|planned| job.has(job.scenario.layout.connection_of(planned.sender)))
 }
 
 /// How often a worker that waits for the coordinator looks up.
@@ -491,6 +408,4 @@ const TURN_EVENTS_MAX: usize = 256;
 const TURN_SENDS_MAX: usize = 128;
 /// Bytes queued for one connection past which messages are skipped, which makes the run invalid.
 const OUT_BYTES_MAX: usize = 64 << 20;
-const SPARE_BUFFERS_MAX: usize = 1_024;
-const SPARE_BYTES_MAX: usize = 64 << 10;
 const GOODBYE_NS: u64 = 2 * NS_PER_S;
