@@ -131,7 +131,7 @@ impl Search {
 }
 
 /// Searches for the limit of what `settings` describe.
-pub fn find(name: &str, settings: &Settings, options: Options) -> Result<Limit, LimitError> {
+pub fn find(name: &str, settings: &Settings, options: &Options) -> Result<Limit, LimitError> {
     let scenario = settings.clone().decide(name.to_owned())?;
     let mut search = Search::new(scenario.rate, scenario.growth, scenario.precision, scenario.rate_max);
     let mut steps: Vec<Step> = Vec::new();
@@ -153,11 +153,11 @@ fn run_step(
     base: Kind,
     rate: f64,
     number: usize,
-    options: Options,
+    options: &Options,
 ) -> Result<Step, LimitError> {
     // A name of its own gives each step rooms of its own.
     let scenario = settings.clone().at(base, rate).decide(format!("{name}-{number}"))?;
-    let measured = run::run(scenario, options).map_err(|error| LimitError::Run { rate, error })?;
+    let measured = run::run(scenario, options.clone()).map_err(|error| LimitError::Run { rate, error })?;
     let step = Step::of(rate, &Outcome::judge(measured));
     if !options.quiet {
         // A closed terminal is no reason to end the search.

@@ -9,10 +9,12 @@ mod audit;
 mod client;
 mod clock;
 mod closed_loop;
-mod cpu;
 mod curve;
 mod disturbance;
+mod environment;
 mod find_limit;
+mod hlog;
+mod html;
 mod layout;
 mod ledger;
 mod payload;
@@ -21,11 +23,11 @@ mod progress;
 mod ramp;
 mod report;
 mod run;
+mod sampling;
 mod scenario;
 mod stats;
 mod target;
 mod thresholds;
-mod timeline;
 mod worker;
 
 use std::io::Write;
@@ -55,7 +57,9 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Runs a scenario
-    Run(Run),
+    Run(Box<Run>),
+    /// Shows a result again, from its JSON alone
+    Report(Report),
 }
 
 #[derive(Debug, clap::Args)]
@@ -64,12 +68,15 @@ struct Run {
     scenario: PathBuf,
     #[command(flatten)]
     settings: Settings,
-    /// Write the result as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    outputs: Outputs,
     /// Measure CPU time and memory of this process, the server
     #[arg(long, value_name = "PID")]
     server_pid: Option<u32>,
+    /// Read the server's metrics here once a second; http://HOST:9002/metrics by default when the target has hubbub's
+    /// default port and they are there
+    #[arg(long, value_name = "URL")]
+    metrics_url: Option<String>,
     /// Load a machine other than this one
     #[arg(long)]
     allow_remote: bool,
@@ -78,9 +85,34 @@ struct Run {
     quiet: bool,
 }
 
+#[derive(Debug, clap::Args)]
+struct Report {
+    /// A result, as `run --json` wrote it
+    result: PathBuf,
+    #[command(flatten)]
+    outputs: Outputs,
+}
+
+/// Files that a result is written to, beside the table on standard output.
+#[derive(Debug, clap::Args)]
+struct Outputs {
+    /// Write the result as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write a report for a browser, in one file
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Write each second's histograms as an HdrHistogram log
+    #[arg(long, value_name = "FILE")]
+    hlog: Option<PathBuf>,
+}
+
 fn main() -> ExitCode {
-    let Command::Run(arguments) = Arguments::parse().command;
-    match carry_out(arguments) {
+    let done = match Arguments::parse().command {
+        Command::Run(arguments) => carry_out(*arguments),
+        Command::Report(arguments) => show_again(&arguments),
+    };
+    match done {
         Ok(code) => code,
         Err(problem) => {
             // A closed standard error leaves the exit code to tell.
@@ -91,32 +123,58 @@ fn main() -> ExitCode {
 }
 
 fn carry_out(arguments: Run) -> Result<ExitCode, String> {
-    let options =
-        Options { allow_remote: arguments.allow_remote, server_pid: arguments.server_pid, quiet: arguments.quiet };
+    let options = Options {
+        allow_remote: arguments.allow_remote,
+        server_pid: arguments.server_pid,
+        metrics_url: arguments.metrics_url,
+        quiet: arguments.quiet,
+    };
     let (name, settings) =
         Settings::load(&arguments.scenario, arguments.settings).map_err(|error| error.to_string())?;
     let scenario = settings.clone().decide(name.clone()).map_err(|error| error.to_string())?;
     if scenario.kind == Kind::FindLimit {
-        let limit = find_limit::find(&name, &settings, options).map_err(|error| error.to_string())?;
-        let _ = std::io::stdout().write_all(limit.table().as_bytes());
-        if let Some(path) = arguments.json {
-            write_json(&path, &limit).map_err(|error| format!("{}: {error}", path.display()))?;
-        }
-        return Ok(ExitCode::from(limit.exit_code));
+        return find_the_limit(&name, &settings, &options, &arguments.outputs);
     }
     let outcome = Outcome::judge(run::run(scenario, options).map_err(|error| error.to_string())?);
-    // A closed standard output leaves the JSON and the exit code to tell.
-    let _ = std::io::stdout().write_all(outcome.table().as_bytes());
-    if let Some(path) = arguments.json {
-        write_json(&path, &outcome).map_err(|error| format!("{}: {error}", path.display()))?;
-    }
+    show(&outcome, &arguments.outputs)?;
     Ok(ExitCode::from(outcome.exit_code))
 }
 
-fn write_json(path: &Path, outcome: &impl serde::Serialize) -> std::io::Result<()> {
-    let mut text = serde_json::to_vec_pretty(outcome)?;
-    text.push(b'\n');
-    std::fs::write(path, text)
+fn find_the_limit(name: &str, settings: &Settings, options: &Options, outputs: &Outputs) -> Result<ExitCode, String> {
+    let limit = find_limit::find(name, settings, options).map_err(|error| error.to_string())?;
+    // A closed standard output leaves the file and the exit code to tell.
+    let _ = std::io::stdout().write_all(limit.table().as_bytes());
+    if let Some(path) = &outputs.json {
+        let mut text = serde_json::to_vec_pretty(&limit).map_err(|error| error.to_string())?;
+        text.push(b'\n');
+        write(path, &text)?;
+    }
+    Ok(ExitCode::from(limit.exit_code))
+}
+
+/// Ends with 0 whatever the result was: it is shown, not judged again.
+fn show_again(arguments: &Report) -> Result<ExitCode, String> {
+    show(&Outcome::load(&arguments.result)?, &arguments.outputs)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(outcome: &Outcome, outputs: &Outputs) -> Result<(), String> {
+    // A closed standard output leaves the files and the exit code to tell.
+    let _ = std::io::stdout().write_all(outcome.table().as_bytes());
+    if let Some(path) = &outputs.json {
+        write(path, outcome.json().as_bytes())?;
+    }
+    if let Some(path) = &outputs.html {
+        write(path, html::page(outcome).as_bytes())?;
+    }
+    if let Some(path) = &outputs.hlog {
+        write(path, &hlog::interval_log(outcome).map_err(|error| error.to_string())?)?;
+    }
+    Ok(())
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {
+    std::fs::write(path, bytes).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 const EXIT_UNUSABLE: u8 = 2;

@@ -10,25 +10,29 @@ use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 
 use crate::address::{AddressError, Machine, check_sources, plan_sources, plan_workers};
 use crate::clock::{NS_PER_MS, NS_PER_S, now_ns};
-use crate::cpu::{Environment, Sample};
 use crate::curve::{Curve, CurvePoint};
+use crate::environment::Environment;
 use crate::ledger::Closing;
 use crate::plan::Random;
 use crate::progress::{Phase, Progress, View};
 use crate::report::{Measured, ServerSamples};
+use crate::sampling::process::Sample;
+use crate::sampling::recorder::Recorder;
+use crate::sampling::scrape::Endpoint;
 use crate::scenario::Scenario;
 use crate::stats::{Board, Count, Counts, Handshakes, Interval, Percentiles, SentBoard};
 use crate::target::{Protocol, Target, TargetError};
-use crate::timeline::Timeline;
 use crate::worker::{self, Control, Job, Report};
 
 /// What is not part of a scenario.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Whether other machines may be loaded.
     pub allow_remote: bool,
     /// A server on this machine whose CPU time and memory are measured.
     pub server_pid: Option<u32>,
+    /// Where the server's metrics are read; where hubbub has them by default when absent.
+    pub metrics_url: Option<String>,
     /// Nothing on standard error but errors.
     pub quiet: bool,
 }
@@ -51,6 +55,14 @@ pub enum RunError {
     /// No such process.
     #[error("--server-pid {0}: there is no such process")]
     NoSuchServer(u32),
+    /// No metrics where they were said to be.
+    #[error("--metrics-url {url}: {problem}")]
+    Metrics {
+        /// Where.
+        url: String,
+        /// What was wrong.
+        problem: String,
+    },
     /// A thread could not be started.
     #[error("starting worker {worker} on core {core}: {problem}")]
     Spawn {
@@ -87,11 +99,23 @@ pub fn run(scenario: Scenario, options: Options) -> Result<Measured, RunError> {
         Some(pid) => Some(Sample::of(pid).ok_or(RunError::NoSuchServer(pid))?),
         None => None,
     };
-    let environment = Environment::read(machine.cores, machine.nofile);
-    let mut coordinator = Coordinator::start(scenario, target, sources, workers, &cores, options)?;
+    let metrics = metrics(options.metrics_url.as_deref(), &target)?;
+    let environment = Environment::read(machine.cores, machine.nofile, options.server_pid);
+    let mut coordinator = Coordinator::start(scenario, target, sources, workers, &cores, options, metrics)?;
     coordinator.server.before = server_before;
     coordinator.conduct()?;
     coordinator.measured(environment)
+}
+
+/// Where metrics will be read: where they were said to be, or else where hubbub has them, if they are there.
+fn metrics(asked: Option<&str>, target: &Target) -> Result<Option<Endpoint>, RunError> {
+    let Some(url) = asked else {
+        return Ok(
+            Endpoint::beside(target.address).filter(|endpoint| endpoint.scrape().is_ok_and(|page| page.is_hubbub()))
+        );
+    };
+    let endpoint = Endpoint::parse(url).and_then(|endpoint| endpoint.scrape().map(|_| endpoint));
+    endpoint.map(Some).map_err(|problem| RunError::Metrics { url: url.to_owned(), problem })
 }
 
 fn cores(asked: &[usize]) -> Result<Vec<usize>, RunError> {
@@ -113,7 +137,7 @@ struct Coordinator {
     shown: Shown,
     /// Sum of all intervals so far.
     total: Interval,
-    timeline: Timeline,
+    recorder: Recorder,
     curve: Curve,
     connect_curve: Vec<CurvePoint>,
     closings: Vec<Closing>,
@@ -141,6 +165,7 @@ impl Coordinator {
         workers: u32,
         cores: &[usize],
         options: Options,
+        metrics: Option<Endpoint>,
     ) -> Result<Self, RunError> {
         let scenario = Arc::new(scenario);
         let control = Arc::new(Control {
@@ -170,6 +195,7 @@ impl Coordinator {
         let handles = spawn(job, cores)?;
         Ok(Self {
             progress: Progress::new(options.quiet),
+            recorder: Recorder::begin(now, options.server_pid, metrics),
             scenario,
             workers: handles,
             sources,
@@ -178,7 +204,6 @@ impl Coordinator {
             options,
             shown: Shown { at_ns: now, counts: Counts::default() },
             total: Interval::new(),
-            timeline: Timeline::new(),
             curve: Curve::new(now),
             connect_curve: Vec::new(),
             closings: Vec::new(),
@@ -215,6 +240,7 @@ impl Coordinator {
 
     fn load(&mut self) -> Result<(), RunError> {
         self.start_ns = now_ns() + START_DELAY_NS;
+        self.recorder.load_starts(self.start_ns);
         self.control.start_ns.store(self.start_ns, Ordering::Release);
         let from = self.start_ns + self.scenario.warm_up.ns();
         let until = from + self.scenario.duration.ns();
@@ -282,7 +308,7 @@ impl Coordinator {
         match self.reports.recv_timeout(wait) {
             Ok(Report::Second { second, interval }) => {
                 self.total.add(&interval);
-                self.timeline.add(second, &interval);
+                self.recorder.measured(second, &interval);
             }
             Ok(Report::Closed(closing)) => self.closings.push(*closing),
             Ok(Report::Failed(problem)) => return Err(RunError::Worker(problem)),
@@ -290,6 +316,8 @@ impl Coordinator {
             Err(flume::RecvTimeoutError::Timeout | flume::RecvTimeoutError::Disconnected) => {}
         }
         let now = now_ns();
+        self.recorder.look(now, &self.counts());
+        self.progress.obey_signals();
         if now >= self.shown.at_ns + NS_PER_S {
             self.show(phase, left, now);
         }
@@ -302,11 +330,17 @@ impl Coordinator {
             phase,
             connections: self.scenario.connections,
             left,
+            then: Duration::from_nanos(match phase {
+                Phase::Ramp => self.scenario.warm_up.ns() + self.scenario.duration.ns(),
+                Phase::WarmUp => self.scenario.duration.ns(),
+                Phase::Measure | Phase::Drain => 0,
+            }),
             since_last: Duration::from_nanos(now - self.shown.at_ns),
             counts,
             before: self.shown.counts,
             deliver: Percentiles::of(&self.total.deliver),
             lag: Percentiles::of(&self.total.lag),
+            latest: self.recorder.latest(),
             faults: self.control.faults.iter().map(|faults| faults.load(Ordering::Relaxed)).sum(),
         });
         self.shown = Shown { at_ns: now, counts };
@@ -333,13 +367,14 @@ impl Coordinator {
     fn measured(self, environment: Environment) -> Result<Measured, RunError> {
         let mut handshakes = Handshakes::new();
         self.closings.iter().for_each(|closing| handshakes.add(&closing.handshakes));
+        let counts = self.counts();
         Ok(Measured {
-            counts: self.counts(),
+            counts,
             workers: self.control.boards.len() as u32,
             sources: self.sources.to_vec(),
             handshakes,
             total: self.total,
-            seconds: self.timeline.finish(),
+            recording: self.recorder.finish(&counts),
             connect_curve: self.connect_curve,
             dropped_ns: self.start_ns + self.scenario.warm_up.ns() + self.scenario.drop_at.ns(),
             closings: self.closings,

@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A histogram of microseconds with three significant digits, up to an hour.
 #[must_use]
@@ -182,6 +182,15 @@ impl Counts {
     }
 }
 
+impl Counts {
+    /// Connections that are in their room now.
+    #[must_use]
+    pub fn standing(&self) -> u64 {
+        (self.get(Count::Joined) + self.get(Count::Rejoined))
+            .saturating_sub(self.get(Count::Closed) + self.get(Count::SlowClosed) + self.get(Count::Left))
+    }
+}
+
 /// One worker's counts where the coordinator can read them at any time.
 #[derive(Debug, Default)]
 pub struct Board([AtomicU64; COUNTS]);
@@ -230,7 +239,7 @@ impl SentBoard {
 }
 
 /// The percentiles of a histogram, in its unit.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Percentiles {
     pub count: u64,
     pub mean: f64,
