@@ -26,7 +26,7 @@ pub struct Audit {
 }
 
 /// How many messages were not as they should be.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Faults {
     /// Never received: gaps that stayed, and what was missing at the end.
     pub lost: u64,

@@ -42,7 +42,7 @@ pub struct Ledger {
 pub type Tally = BTreeMap<String, u64>;
 
 /// What is known at the end of a run.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub struct Closing {
     /// What the audit found.
     pub faults: Faults,

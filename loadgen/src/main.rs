@@ -9,10 +9,12 @@ mod audit;
 mod client;
 mod clock;
 mod closed_loop;
+mod crew;
 mod curve;
 mod disturbance;
 mod environment;
 mod find_limit;
+mod fleet;
 mod hlog;
 mod html;
 mod layout;
@@ -36,6 +38,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::fleet::agent;
 use crate::report::Outcome;
 use crate::run::Options;
 use crate::scenario::{Kind, Settings};
@@ -58,6 +61,8 @@ struct Arguments {
 enum Command {
     /// Runs a scenario
     Run(Box<Run>),
+    /// Lends this machine's workers to `run --agents`, until it is ended
+    Agent(Agent),
     /// Shows a result again, from its JSON alone
     Report(Report),
 }
@@ -77,12 +82,31 @@ struct Run {
     /// default port and they are there
     #[arg(long, value_name = "URL")]
     metrics_url: Option<String>,
+    /// Agents that share the run, such as 192.0.2.7:9100
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    agents: Vec<String>,
+    /// The token that the agents were started with; better in LOADGEN_TOKEN, where other users do not see it
+    #[arg(long)]
+    token: Option<String>,
     /// Load a machine other than this one
     #[arg(long)]
     allow_remote: bool,
     /// No progress on standard error
     #[arg(long)]
     quiet: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct Agent {
+    /// Where coordinators find it
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9100")]
+    listen: std::net::SocketAddr,
+    /// What a coordinator must know; better in LOADGEN_TOKEN, where other users do not see it
+    #[arg(long)]
+    token: Option<String>,
+    /// Load machines other than this one
+    #[arg(long)]
+    allow_remote: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -110,6 +134,7 @@ struct Outputs {
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Run(arguments) => carry_out(*arguments),
+        Command::Agent(arguments) => lend(arguments),
         Command::Report(arguments) => show_again(&arguments),
     };
     match done {
@@ -127,6 +152,8 @@ fn carry_out(arguments: Run) -> Result<ExitCode, String> {
         allow_remote: arguments.allow_remote,
         server_pid: arguments.server_pid,
         metrics_url: arguments.metrics_url,
+        agents: arguments.agents,
+        token: token(arguments.token),
         quiet: arguments.quiet,
     };
     let (name, settings) =
@@ -138,6 +165,20 @@ fn carry_out(arguments: Run) -> Result<ExitCode, String> {
     let outcome = Outcome::judge(run::run(scenario, options).map_err(|error| error.to_string())?);
     show(&outcome, &arguments.outputs)?;
     Ok(ExitCode::from(outcome.exit_code))
+}
+
+fn lend(arguments: Agent) -> Result<ExitCode, String> {
+    let Agent { listen, allow_remote, .. } = arguments;
+    let token = token(arguments.token);
+    if token.is_empty() {
+        return Err("LOADGEN_TOKEN: set it, or --token, to something that nobody guesses".to_owned());
+    }
+    agent::serve(&agent::Settings { listen, token, allow_remote })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn token(asked: Option<String>) -> String {
+    asked.or_else(|| std::env::var("LOADGEN_TOKEN").ok()).unwrap_or_default()
 }
 
 fn find_the_limit(name: &str, settings: &Settings, options: &Options, outputs: &Outputs) -> Result<ExitCode, String> {

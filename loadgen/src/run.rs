@@ -2,16 +2,15 @@
 //! they measured.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Barrier};
+use std::sync::Arc;
 use std::time::Duration;
 
-use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
-
-use crate::address::{AddressError, Machine, check_sources, plan_sources, plan_workers};
+use crate::address::AddressError;
 use crate::clock::{NS_PER_MS, NS_PER_S, now_ns};
+use crate::crew::{Crew, Part, Site};
 use crate::curve::{Curve, CurvePoint};
 use crate::environment::Environment;
+use crate::fleet::coordinator::Fleet;
 use crate::ledger::Closing;
 use crate::plan::Random;
 use crate::progress::{Phase, Progress, View};
@@ -20,9 +19,9 @@ use crate::sampling::process::Sample;
 use crate::sampling::recorder::Recorder;
 use crate::sampling::scrape::Endpoint;
 use crate::scenario::Scenario;
-use crate::stats::{Board, Count, Counts, Handshakes, Interval, Percentiles, SentBoard};
-use crate::target::{Protocol, Target, TargetError};
-use crate::worker::{self, Control, Job, Report};
+use crate::stats::{Count, Counts, Handshakes, Interval, Percentiles};
+use crate::target::{Target, TargetError};
+use crate::worker::Report;
 
 /// What is not part of a scenario.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +32,10 @@ pub struct Options {
     pub server_pid: Option<u32>,
     /// Where the server's metrics are read; where hubbub has them by default when absent.
     pub metrics_url: Option<String>,
+    /// Agents that share the run, as HOST:PORT.
+    pub agents: Vec<String>,
+    /// What they are told, so that they obey.
+    pub token: String,
     /// Nothing on standard error but errors.
     pub quiet: bool,
 }
@@ -76,6 +79,12 @@ pub enum RunError {
     /// What came before the drop cannot be asked for.
     #[error("target = {0}: a relay replays nothing; drop_share needs the chat protocol (ws://HOST:PORT/ws or tcp://)")]
     NoReplay(String),
+    /// An agent cannot take part.
+    #[error("{0}")]
+    Agent(String),
+    /// What the audit needs to know of other processes' senders is known only at the end.
+    #[error("--agents: connections that come and go are audited within one process; leave --agents out for this kind")]
+    NoAgents,
     /// A worker could not go on.
     #[error("a worker failed: {0}")]
     Worker(String),
@@ -83,28 +92,30 @@ pub enum RunError {
 
 /// Runs `scenario` to its end.
 pub fn run(scenario: Scenario, options: Options) -> Result<Measured, RunError> {
-    let target = Target::parse(&scenario.target)?;
-    if !target.is_loopback() && !options.allow_remote {
-        return Err(RunError::Remote(scenario.target));
-    }
-    if target.protocol == Protocol::Relay && scenario.drop_share > 0.0 {
-        return Err(RunError::NoReplay(scenario.target));
-    }
-    let machine = Machine::read();
-    let cores = cores(&scenario.cpus)?;
-    let sources = plan_sources(target.address.ip(), scenario.connections, &scenario.sources, machine)?;
-    check_sources(&sources)?;
-    let workers = plan_workers(scenario.connections, scenario.workers, cores.len(), machine)?;
+    let fleet = gather(&scenario, &options)?;
+    let share = scenario.connections.div_ceil(options.agents.len() as u32 + 1);
+    let site = Site::check(&scenario, share, options.allow_remote)?;
     let server_before = match options.server_pid {
         Some(pid) => Some(Sample::of(pid).ok_or(RunError::NoSuchServer(pid))?),
         None => None,
     };
-    let metrics = metrics(options.metrics_url.as_deref(), &target)?;
-    let environment = Environment::read(machine.cores, machine.nofile, options.server_pid);
-    let mut coordinator = Coordinator::start(scenario, target, sources, workers, &cores, options, metrics)?;
+    let metrics = metrics(options.metrics_url.as_deref(), &site.target)?;
+    let environment = Environment::read(site.machine.cores, site.machine.nofile, options.server_pid);
+    let mut coordinator = Coordinator::start(scenario, &site, fleet, options, metrics)?;
     coordinator.server.before = server_before;
     coordinator.conduct()?;
     coordinator.measured(environment)
+}
+
+/// Calls the agents together, if there are any.
+fn gather(scenario: &Scenario, options: &Options) -> Result<Fleet, RunError> {
+    if options.agents.is_empty() {
+        return Ok(Fleet::default());
+    }
+    if scenario.is_disturbed() {
+        return Err(RunError::NoAgents);
+    }
+    Fleet::gather(&options.agents, &options.token, &scenario.name, &scenario.settings).map_err(RunError::Agent)
 }
 
 /// Where metrics will be read: where they were said to be, or else where hubbub has them, if they are there.
@@ -118,19 +129,12 @@ fn metrics(asked: Option<&str>, target: &Target) -> Result<Option<Endpoint>, Run
     endpoint.map(Some).map_err(|problem| RunError::Metrics { url: url.to_owned(), problem })
 }
 
-fn cores(asked: &[usize]) -> Result<Vec<usize>, RunError> {
-    let usable: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
-    if let Some(&core) = asked.iter().find(|core| !usable.contains(core)) {
-        return Err(RunError::NoSuchCore(core));
-    }
-    Ok(if asked.is_empty() { usable } else { asked.to_vec() })
-}
-
 struct Coordinator {
     scenario: Arc<Scenario>,
-    workers: Vec<ExecutorJoinHandle<()>>,
+    crew: Crew,
+    fleet: Fleet,
+    workers_in_all: u32,
     sources: Arc<[IpAddr]>,
-    control: Arc<Control>,
     reports: flume::Receiver<Report>,
     options: Options,
     progress: Progress,
@@ -160,46 +164,33 @@ struct Shown {
 impl Coordinator {
     fn start(
         scenario: Scenario,
-        target: Target,
-        sources: Vec<IpAddr>,
-        workers: u32,
-        cores: &[usize],
+        site: &Site,
+        mut fleet: Fleet,
         options: Options,
         metrics: Option<Endpoint>,
     ) -> Result<Self, RunError> {
         let scenario = Arc::new(scenario);
-        let control = Arc::new(Control {
-            start_ns: AtomicU64::new(0),
-            finish: AtomicBool::new(false),
-            sent_all: AtomicU32::new(0),
-            sent: Arc::new(SentBoard::new(scenario.layout.senders())),
-            boards: (0..workers).map(|_| Board::default()).collect(),
-            faults: (0..workers).map(|_| AtomicU64::new(0)).collect(),
-            split: Barrier::new(workers as usize),
-        });
-        let (sender, reports) = flume::bounded(workers as usize * REPORTS_PER_WORKER);
+        let workers_in_all = site.workers + fleet.workers();
+        let per_worker = scenario.connections.div_ceil(workers_in_all);
+        if let Some(problem) = fleet.too_small_for(per_worker) {
+            return Err(RunError::Agent(problem));
+        }
+        let (sender, reports) = flume::bounded(workers_in_all as usize * REPORTS_PER_WORKER);
         let now = now_ns();
-        let job = Job {
-            worker: 0,
-            workers,
-            local: 0,
-            scenario: scenario.clone(),
-            target: Arc::new(target),
-            sources: sources.into(),
-            run: Random::new(now ^ u64::from(std::process::id())).next_u64() as u32,
-            ramp_ns: now,
-            control: control.clone(),
-            reports: sender,
-        };
-        let sources = job.sources.clone();
-        let handles = spawn(job, cores)?;
+        let run = Random::new(now ^ u64::from(std::process::id())).next_u64() as u32;
+        // Time for those who are far away to hear of it.
+        let ramp_ns = if fleet.is_empty() { now } else { now + START_DELAY_NS };
+        let part = Part { first_worker: 0, workers_in_all, run, ramp_ns };
+        fleet.go(part, site.workers, &sender).map_err(RunError::Agent)?;
+        let crew = Crew::start(&scenario, site, part, sender)?;
         Ok(Self {
             progress: Progress::new(options.quiet),
             recorder: Recorder::begin(now, options.server_pid, metrics),
             scenario,
-            workers: handles,
-            sources,
-            control,
+            crew,
+            fleet,
+            workers_in_all,
+            sources: site.sources.clone(),
             reports,
             options,
             shown: Shown { at_ns: now, counts: Counts::default() },
@@ -227,21 +218,25 @@ impl Coordinator {
         if self.counts().get(Count::Joined) > self.counts().get(Count::Closed) {
             self.load()?;
         }
-        self.control.finish.store(true, Ordering::Release);
-        while self.closings.len() < self.workers.len() {
+        // Everyone must know what everyone has sent before the books are closed.
+        self.fleet.stop().map_err(RunError::Agent)?;
+        while !self.fleet.has_told_sent() {
+            self.look_on(Phase::Drain, None, now_ns() + LOOK_NS)?;
+        }
+        self.fleet.finish(self.scenario.layout.senders(), &self.crew.control.sent).map_err(RunError::Agent)?;
+        self.crew.finish();
+        while self.closings.len() < self.workers_in_all as usize || !self.fleet.is_done() {
             self.look_on(Phase::Drain, None, now_ns() + LOOK_NS)?;
         }
         self.progress.end();
-        for worker in std::mem::take(&mut self.workers) {
-            worker.join().map_err(|error| RunError::Worker(error.to_string()))?;
-        }
-        Ok(())
+        self.crew.join()
     }
 
     fn load(&mut self) -> Result<(), RunError> {
         self.start_ns = now_ns() + START_DELAY_NS;
         self.recorder.load_starts(self.start_ns);
-        self.control.start_ns.store(self.start_ns, Ordering::Release);
+        self.fleet.begin(self.start_ns).map_err(RunError::Agent)?;
+        self.crew.begin(self.start_ns);
         let from = self.start_ns + self.scenario.warm_up.ns();
         let until = from + self.scenario.duration.ns();
         self.wait_until(Phase::WarmUp, from)?;
@@ -272,8 +267,7 @@ impl Coordinator {
         let mut quiet = false;
         let mut last_growth = (0, now_ns());
         while now_ns() < deadline {
-            let all_sent = self.control.sent_all.load(Ordering::Acquire) as usize == self.workers.len();
-            if !all_sent {
+            if !self.crew.has_sent_all() || !self.fleet.has_sent_all() {
                 // A generator that is behind sends everything all the same.
                 deadline = now_ns() + patience_ns;
             } else if !quiet && self.has_settled(&mut last_growth) {
@@ -311,6 +305,7 @@ impl Coordinator {
                 self.recorder.measured(second, &interval);
             }
             Ok(Report::Closed(closing)) => self.closings.push(*closing),
+            Ok(Report::Agent(report)) => self.fleet.take(report, &self.scenario, &self.crew.control.sent),
             Ok(Report::Failed(problem)) => return Err(RunError::Worker(problem)),
             // Without workers the loops above end by their own conditions.
             Err(flume::RecvTimeoutError::Timeout | flume::RecvTimeoutError::Disconnected) => {}
@@ -341,13 +336,13 @@ impl Coordinator {
             deliver: Percentiles::of(&self.total.deliver),
             lag: Percentiles::of(&self.total.lag),
             latest: self.recorder.latest(),
-            faults: self.control.faults.iter().map(|faults| faults.load(Ordering::Relaxed)).sum(),
+            faults: self.crew.faults() + self.fleet.faults(),
         });
         self.shown = Shown { at_ns: now, counts };
     }
 
     fn counts(&self) -> Counts {
-        Board::sum(self.control.boards.iter())
+        self.fleet.counts(self.crew.counts())
     }
 
     fn resolved(&self) -> u64 {
@@ -370,7 +365,8 @@ impl Coordinator {
         let counts = self.counts();
         Ok(Measured {
             counts,
-            workers: self.control.boards.len() as u32,
+            workers: self.crew.size() as u32,
+            agents: self.fleet.parts(),
             sources: self.sources.to_vec(),
             handshakes,
             total: self.total,
@@ -390,22 +386,6 @@ impl Coordinator {
     }
 }
 
-fn spawn(job: Job, cores: &[usize]) -> Result<Vec<ExecutorJoinHandle<()>>, RunError> {
-    let mut handles = Vec::new();
-    for worker in 0..job.workers {
-        let core = cores.get(worker as usize % cores.len().max(1)).copied();
-        let placement = core.map_or(Placement::Unbound, Placement::Fixed);
-        let job = Job { worker, local: worker, ..job.clone() };
-        let handle = LocalExecutorBuilder::new(placement)
-            .name(&format!("load-{worker}"))
-            .io_memory(EXECUTOR_IO_MEMORY)
-            .spawn(move || async move { worker::run(job) });
-        let core = core.unwrap_or_default();
-        handles.push(handle.map_err(|error| RunError::Spawn { worker, core, problem: error.to_string() })?);
-    }
-    Ok(handles)
-}
-
 /// How often the coordinator looks at the workers' boards.
 const LOOK_NS: u64 = 50 * NS_PER_MS;
 /// Between the last join and the first message, so that every worker has learnt when the load starts and the server
@@ -416,5 +396,3 @@ const QUIET_NS: u64 = 300 * NS_PER_MS;
 /// How long nothing must have arrived for the rest not to be waited for.
 const SETTLED_NS: u64 = NS_PER_S;
 const REPORTS_PER_WORKER: usize = 16;
-/// The executor's own buffers are not used; glommio's default would lock 10 MiB.
-const EXECUTOR_IO_MEMORY: usize = 64 << 10;

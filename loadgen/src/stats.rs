@@ -16,18 +16,23 @@ pub fn latency_histogram() -> Histogram<u64> {
 }
 
 /// What one worker measured since it last reported.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Interval {
     /// Planned send time to arrival at a subscriber, of messages planned within the measured window.
+    #[serde(with = "packed")]
     pub deliver: Histogram<u64>,
     /// The moment at which the generator handed the message over to arrival at a subscriber, of the same messages: what a
     /// closed loop would have measured.
+    #[serde(with = "packed")]
     pub service: Histogram<u64>,
     /// Planned send time to the moment at which the generator handed the message over, of the same messages.
+    #[serde(with = "packed")]
     pub lag: Histogram<u64>,
     /// Planned send time to the server's `ok`, where messages carry an `id`.
+    #[serde(with = "packed")]
     pub ack: Histogram<u64>,
     /// The same, of those whose `ok` says that the message is on disk.
+    #[serde(with = "packed")]
     pub durable_ack: Histogram<u64>,
     /// Messages sent.
     pub sent: u64,
@@ -63,15 +68,19 @@ impl Interval {
 }
 
 /// How long connections took to stand, and to stand again.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Handshakes {
     /// Until the TCP connection stood.
+    #[serde(with = "packed")]
     pub connect: Histogram<u64>,
     /// From the upgrade request to its answer; over TCP from `connect` to `welcome`.
+    #[serde(with = "packed")]
     pub upgrade: Histogram<u64>,
     /// From `join` to its `ok`.
+    #[serde(with = "packed")]
     pub join: Histogram<u64>,
     /// From the drop of a connection until it was back and had everything that it had missed.
+    #[serde(with = "packed")]
     pub resume: Histogram<u64>,
 }
 
@@ -161,7 +170,7 @@ pub enum Count {
 }
 
 /// The counts of one worker, or the sum of several.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts([u64; COUNTS]);
 
 impl Counts {
@@ -188,6 +197,15 @@ impl Counts {
     pub fn standing(&self) -> u64 {
         (self.get(Count::Joined) + self.get(Count::Rejoined))
             .saturating_sub(self.get(Count::Closed) + self.get(Count::SlowClosed) + self.get(Count::Left))
+    }
+}
+
+impl Counts {
+    /// These and those.
+    #[must_use]
+    pub fn plus(mut self, others: &Self) -> Self {
+        self.0.iter_mut().zip(&others.0).for_each(|(mine, theirs)| *mine += theirs);
+        self
     }
 }
 
@@ -265,6 +283,26 @@ impl Percentiles {
             p99_99: histogram.value_at_quantile(0.9999),
             max: histogram.max(),
         })
+    }
+}
+
+/// A histogram as it travels: packed, and with our own bounds when it has arrived.
+mod packed {
+    use hdrhistogram::Histogram;
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::hlog::{pack, unpack};
+
+    pub(super) fn serialize<S: Serializer>(histogram: &Histogram<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+        pack(histogram).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Histogram<u64>, D::Error> {
+        let theirs = unpack(&String::deserialize(deserializer)?).map_err(D::Error::custom)?;
+        let mut histogram = super::latency_histogram();
+        histogram.add(theirs).map_err(D::Error::custom)?;
+        Ok(histogram)
     }
 }
 

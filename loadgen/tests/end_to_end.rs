@@ -451,3 +451,80 @@ fn members_of_a_relay_that_leave_and_come_back_are_audited() {
     assert!(run.json["turnover"]["rejoined"].as_u64() >= Some(5), "{}", run.output);
     assert_eq!(run.count("expected"), run.count("received"));
 }
+
+/// `loadgen agent`, until it goes out of scope.
+struct AgentProcess {
+    process: std::process::Child,
+    address: String,
+}
+
+impl AgentProcess {
+    fn start() -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_loadgen"));
+        command.args(["agent", "--listen", "127.0.0.1:0"]).env("LOADGEN_TOKEN", TOKEN).stderr(Stdio::piped());
+        let mut process = command.spawn().unwrap();
+        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines().map(Result::unwrap);
+        let address = lines.find_map(|line| Some(line.split_once("listening on ")?.1.to_owned())).unwrap();
+        // What it says later must not stop it.
+        thread::spawn(move || lines.count());
+        Self { process, address }
+    }
+}
+
+impl Drop for AgentProcess {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+const TOKEN: &str = "a token for tests";
+
+#[test]
+fn two_processes_share_a_run() {
+    let agent = AgentProcess::start();
+    let flags = ["--workers", "1", "--agents", &agent.address, "--token", TOKEN];
+    let scenario = "kind = 'fanout'\nconnections = 10\nrate = 100";
+    // One agent serves one run after the other.
+    for _ in 0..2 {
+        let run = Run::at(serve(Fault::None), scenario, &flags);
+        assert_eq!((run.exit_code, run.count("joined"), run.count("received")), (0, 10, 500), "{}", run.output);
+        assert_eq!((run.count("expected"), &run.json["latency_us"]["deliver"]["count"]), (500, &500.into()));
+        let part = &run.json["generator"]["agents"][0];
+        assert_eq!((&part["workers"], &part["clock"]["offset_ns"]), (&1.into(), &0.into()), "one machine, one clock");
+        assert!(part["clock"]["uncertainty_ns"].as_u64() > Some(0), "{part}");
+    }
+    let lossy = Run::at(serve(Fault::LoseLast), "kind = 'fanout'\nconnections = 3\nrate = 200", &flags);
+    assert_eq!((lossy.exit_code, lossy.faults()), (1, [1, 0, 0]), "{}", lossy.output);
+}
+
+#[test]
+fn an_agent_that_cannot_take_part_ends_the_run() {
+    let agent = AgentProcess::start();
+    let scenario = "kind = 'echo'\nconnections = 4\nrate = 100";
+    let address = serve(Fault::None);
+    let stranger = Run::at(address, scenario, &["--agents", &agent.address, "--token", "guessed"]);
+    assert_eq!(stranger.exit_code, 2, "{}", stranger.output);
+    assert!(stranger.output.contains("the token is not mine"), "{}", stranger.output);
+    let nobody = Run::at(address, scenario, &["--agents", "127.0.0.1:1", "--token", TOKEN]);
+    assert!(nobody.exit_code == 2 && nobody.output.contains("agent 127.0.0.1:1: Connection refused"));
+    let churn = Run::at(address, "kind = 'churn'", &["--agents", &agent.address, "--token", TOKEN]);
+    assert!(churn.exit_code == 2 && churn.output.contains("audited within one process"), "{}", churn.output);
+}
+
+#[test]
+fn an_agent_that_is_lost_fails_the_run() {
+    let mut agent = AgentProcess::start();
+    let flags = ["--duration", "20s", "--agents", &agent.address, "--token", TOKEN].map(str::to_owned);
+    let (address, began) = (serve(Fault::Ping), std::time::SystemTime::now());
+    let run = thread::spawn(move || {
+        let flags = flags.each_ref().map(String::as_str);
+        Run::at(address, "kind = 'echo'\nconnections = 4\nrate = 100", &flags)
+    });
+    pause(Duration::from_millis(1_500));
+    agent.process.kill().unwrap();
+    let run = run.join().unwrap();
+    assert_eq!(run.exit_code, 2, "{}", run.output);
+    assert!(run.output.contains("is lost"), "{}", run.output);
+    assert!(began.elapsed().unwrap() < Duration::from_secs(15), "it does not wait for the end of the run");
+}

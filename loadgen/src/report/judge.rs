@@ -7,6 +7,7 @@ use hdrhistogram::Histogram;
 
 use crate::curve::CurvePoint;
 use crate::environment::{Environment, without_secrets};
+use crate::fleet::coordinator::AgentPart;
 use crate::hlog;
 use crate::ledger::{Closing, Tally};
 use crate::progress::{thousands, time};
@@ -22,6 +23,7 @@ use crate::thresholds::check_at_most;
 pub struct Measured {
     pub scenario: Scenario,
     pub workers: u32,
+    pub agents: Vec<AgentPart>,
     pub sources: Vec<IpAddr>,
     pub counts: Counts,
     pub handshakes: Handshakes,
@@ -135,6 +137,18 @@ impl Outcome {
             reasons.push(format!(
                 "the generator was saturated: a worker used {used:.0} % of its core, more than {bound:.0} %"
             ));
+        }
+        for agent in &self.generator.agents {
+            let (address, used) = (&agent.address, agent.busiest_worker_cpu);
+            if used > bounds.worker_cpu {
+                let (used, bound) = (used * 100.0, bounds.worker_cpu * 100.0);
+                reasons.push(format!("agent {address}: a worker used {used:.0} % of its core, more than {bound:.0} %"));
+            }
+            let uncertainty_us = agent.clock.uncertainty_ns.div_ceil(1_000);
+            if uncertainty_us > bounds.lag_p99_us {
+                let (by, bound) = (time(uncertainty_us), time(bounds.lag_p99_us));
+                reasons.push(format!("agent {address}: its clock is known only to within {by}, more than {bound}"));
+            }
         }
         if self.counts.skipped > 0 {
             reasons.push(format!(
@@ -335,6 +349,7 @@ fn generator(measured: &Measured, window: &Window) -> Generator {
     let workers = || threads.iter().filter(|thread| thread.name.starts_with("load-"));
     Generator {
         workers: measured.workers,
+        agents: measured.agents.clone(),
         sources: measured.sources.clone(),
         cpu: share(threads.iter().map(|thread| thread.cpu_ns).sum()),
         busiest_worker_cpu: workers().map(|thread| share(thread.cpu_ns)).fold(0.0, f64::max),

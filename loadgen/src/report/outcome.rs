@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::curve::CurvePoint;
 use crate::environment::Environment;
+use crate::fleet::coordinator::AgentPart;
 use crate::ledger::Tally;
 use crate::sampling::process::ThreadTime;
 use crate::sampling::recorder::Look;
@@ -175,6 +176,9 @@ pub struct Generator {
     pub cpu: f64,
     /// Of the busiest worker, in cores.
     pub busiest_worker_cpu: f64,
+    /// Other processes that shared the run.
+    #[serde(default)]
+    pub agents: Vec<AgentPart>,
     /// Share of the window that some worker was ready and another thread had its core.
     pub longest_worker_wait: f64,
     pub threads: Vec<ThreadTime>,

@@ -71,6 +71,7 @@ fn measured(scenario: &str) -> Measured {
     Measured {
         scenario: Settings::parse(scenario).unwrap().decide("test".to_owned()).unwrap(),
         workers: 1,
+        agents: Vec::new(),
         sources: Vec::new(),
         counts,
         handshakes: Handshakes::new(),

@@ -115,6 +115,9 @@ pub struct Scenario {
     pub thresholds: Thresholds,
     /// What the generator must meet for the result to count.
     pub validity: Validity,
+    /// What it was decided from, for the agents that decide it again.
+    #[serde(skip)]
+    pub settings: Box<Settings>,
     /// Who is where.
     #[serde(skip)]
     pub layout: Arc<Layout>,

@@ -223,7 +223,9 @@ impl Settings {
             Senders::Count(n) => n,
         };
         let in_flight_default = if kind == Kind::Ramp { connections } else { CONNECT_IN_FLIGHT_DEFAULT };
+        let settings = Box::new(self.clone());
         let scenario = Scenario {
+            settings,
             layout: Arc::new(Layout::new(&sizes, senders)),
             room_prefix: self.room_prefix.unwrap_or_else(|| room_prefix(&name)),
             name,

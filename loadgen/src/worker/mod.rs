@@ -19,6 +19,7 @@ use self::turnover::Turnover;
 use crate::client::{Dialect, Stage};
 use crate::clock::{NS_PER_MS, NS_PER_S, now_ns};
 use crate::closed_loop::ClosedLoop;
+use crate::fleet::coordinator::AgentReport;
 use crate::ledger::{Closing, Ledger};
 use crate::payload::Stamp;
 use crate::plan::{Arrivals, Plan, Planned};
@@ -85,6 +86,8 @@ pub enum Report {
     Closed(Box<Closing>),
     /// This worker cannot work.
     Failed(String),
+    /// An agent that shares the run said something.
+    Agent(AgentReport),
 }
 
 /// Why a worker cannot work.
