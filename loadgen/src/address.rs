@@ -25,6 +25,12 @@ impl Machine {
         Self { ports: port_range(&range).unwrap_or(PORTS_DEFAULT), nofile: raise_nofile(), cores: cores() }
     }
 
+    /// How many connections the descriptors of one worker carry.
+    #[must_use]
+    pub fn connections_per_worker(self) -> u32 {
+        self.nofile.saturating_sub(NOFILE_RESERVED).min(u64::from(u32::MAX)) as u32
+    }
+
     fn ports_of_one_address(self) -> u32 {
         u32::from(self.ports.1.saturating_sub(self.ports.0)) + 1
     }
@@ -69,7 +75,7 @@ pub fn check_sources(sources: &[IpAddr]) -> Result<(), AddressError> {
 
 /// How many workers to run: as `asked`, else one per usable core, and never fewer than the descriptors want.
 pub fn plan_workers(connections: u32, asked: Option<u32>, cpus: usize, machine: Machine) -> Result<u32, AddressError> {
-    let per_worker = machine.nofile.saturating_sub(NOFILE_RESERVED).min(u64::from(u32::MAX)) as u32;
+    let per_worker = machine.connections_per_worker();
     if per_worker == 0 {
         return Err(AddressError::FewDescriptors {
             connections,

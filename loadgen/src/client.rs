@@ -31,6 +31,8 @@ pub enum Happening {
         took_ns: Option<u64>,
         /// The room's head, where the server numbers messages.
         head: Option<u64>,
+        /// Whether all that was missed is replayed, where that was asked for.
+        recovered: bool,
     },
     /// A message with a stamp.
     Message {
@@ -39,12 +41,19 @@ pub enum Happening {
         /// The room's number for it.
         room_seq: Option<u64>,
     },
+    /// Members came or went.
+    Presence {
+        /// How many.
+        changes: u64,
+    },
     /// Something else that should not come.
     Foreign,
     /// The server has taken a message; the tag is the planned time.
     Acked {
         /// The `id` that the message carried.
         id: u64,
+        /// Whether the server says that the message is on disk.
+        durable: bool,
     },
     /// A sign of life was asked for, and is given.
     Ping,
@@ -82,6 +91,10 @@ struct Talk {
     stage: Stage,
     /// When the present stage began.
     since_ns: u64,
+    /// The room's epoch, where the scenario may need it to come back.
+    epoch: Option<Box<str>>,
+    /// The last message seen before coming back.
+    seen: Option<u64>,
 }
 
 /// How far a connection has come.
@@ -97,6 +110,10 @@ pub enum Stage {
     Joining,
     /// In its room.
     Joined,
+    /// The `ok` for the leave has not come yet.
+    Leaving,
+    /// Connected, and in no room.
+    Outside,
     /// Over.
     Ended,
 }
@@ -121,7 +138,7 @@ impl Dialect {
     }
 
     fn room(&self, index: u32) -> String {
-        format!("{}-{}", self.scenario.room_prefix, self.scenario.room_of(index))
+        format!("{}-{}", self.scenario.room_prefix, self.scenario.layout.room_of(index))
     }
 
     /// A key that is never 0, which would leave the payload unmasked and spare the server a part of its work.
@@ -151,7 +168,16 @@ impl Client {
     /// Connection `index` of the scenario, before TCP stands.
     #[must_use]
     pub fn new(index: u32, now_ns: u64) -> Self {
-        let talk = Talk { index, stage: Stage::Connecting, since_ns: now_ns };
+        let talk = Talk { index, stage: Stage::Connecting, since_ns: now_ns, epoch: None, seen: None };
+        Self { wire: Wire::Lines(lines::Decoder::new()), talk }
+    }
+
+    /// The same connection's next attempt. With `seen`, the room's number for the last message that it has had, it asks
+    /// for what it has missed.
+    #[must_use]
+    pub fn again(&mut self, seen: Option<u64>, now_ns: u64) -> Self {
+        let epoch = self.talk.epoch.take();
+        let talk = Talk { index: self.talk.index, stage: Stage::Connecting, since_ns: now_ns, epoch, seen };
         Self { wire: Wire::Lines(lines::Decoder::new()), talk }
     }
 
@@ -226,6 +252,30 @@ impl Client {
         dialect.text = text;
     }
 
+    /// Appends a `leave`. Its answer brings the connection to [`Stage::Outside`].
+    pub fn leave(&mut self, dialect: &mut Dialect, now_ns: u64, out: &mut Vec<u8>) {
+        let room = dialect.room(self.talk.index);
+        let text = format!("{{\"type\":\"leave\",\"room\":\"{room}\",\"id\":{LEAVE_ID}}}");
+        self.talk.enter(Stage::Leaving, now_ns);
+        self.wire.text(text.as_bytes(), dialect, out);
+    }
+
+    /// Appends a `join`, of a connection that is in no room.
+    pub fn join(&mut self, dialect: &mut Dialect, now_ns: u64, out: &mut Vec<u8>) {
+        let text = self.talk.join(dialect);
+        self.talk.enter(Stage::Joining, now_ns);
+        self.wire.text(text.as_bytes(), dialect, out);
+    }
+
+    /// Appends a sign of life that asks for nothing: a server that is gone answers it with a reset.
+    pub fn show_life(&self, dialect: &mut Dialect, out: &mut Vec<u8>) {
+        match self.wire {
+            Wire::Lines(_) => write_line(PONG, out),
+            Wire::Frames(_) => encode_masked(Opcode::Pong, b"", dialect.mask_key(), out),
+            Wire::Head { .. } => {}
+        }
+    }
+
     /// Appends a proper farewell.
     pub fn goodbye(&mut self, dialect: &mut Dialect, out: &mut Vec<u8>) {
         if matches!(self.wire, Wire::Frames(_)) && self.talk.stage < Stage::Ended {
@@ -263,7 +313,7 @@ impl Client {
         tell(Happening::Opened { took_ns: now_ns.saturating_sub(self.talk.since_ns) });
         if dialect.target.protocol == Protocol::Relay {
             self.talk.enter(Stage::Joined, now_ns);
-            tell(Happening::Joined { took_ns: None, head: None });
+            tell(Happening::Joined { took_ns: None, head: None, recovered: false });
         } else {
             self.talk.enter(Stage::Welcoming, now_ns);
             if dialect.scenario.connect_by == ConnectBy::Command {
@@ -394,27 +444,49 @@ impl Talk {
                 if dialect.target.protocol == Protocol::Lines {
                     tell(Happening::Opened { took_ns });
                 }
-                answer(join(&dialect.room(self.index)).as_bytes(), dialect);
+                let text = self.join(dialect);
+                answer(text.as_bytes(), dialect);
                 self.enter(Stage::Joining, now_ns);
             }
             ("ok", Stage::Joining) if event.integer("id") == Some(JOIN_ID) => {
                 self.enter(Stage::Joined, now_ns);
-                tell(Happening::Joined { took_ns: Some(took_ns), head: event.integer("seq") });
+                if dialect.scenario.drop_share > 0.0 {
+                    self.epoch = event.text("epoch").map(|epoch| epoch.into());
+                }
+                let recovered = event.flag("recovered").unwrap_or_default();
+                tell(Happening::Joined { took_ns: Some(took_ns), head: event.integer("seq"), recovered });
             }
-            ("ok", Stage::Joined) => tell(Happening::Acked { id: event.integer("id").unwrap_or_default() }),
-            ("error", Stage::Joined) => tell(Happening::Error(why(&event))),
+            ("ok", Stage::Leaving) if event.integer("id") == Some(LEAVE_ID) => self.enter(Stage::Outside, now_ns),
+            ("ok", _) if self.stage >= Stage::Joined => tell(Happening::Acked {
+                id: event.integer("id").unwrap_or_default(),
+                durable: event.flag("durable").unwrap_or_default(),
+            }),
+            ("error", _) if self.stage >= Stage::Joined => tell(Happening::Error(why(&event))),
             ("error", _) => return Some(why(&event)),
             ("ping", _) => {
-                answer(b"{\"type\":\"pong\"}", dialect);
+                answer(PONG, dialect);
                 tell(Happening::Ping);
             }
             ("gap", _) => tell(Happening::GapTold),
+            ("presence", _) => {
+                tell(Happening::Presence { changes: (event.texts("joined").len() + event.texts("left").len()) as u64 });
+            }
             ("closing", _) => return Some("the server says that it closes".to_owned()),
             // A message without our stamp; what was never asked for cannot come.
             ("message", _) => tell(Happening::Foreign),
             _ => {}
         }
         None
+    }
+
+    fn join(&self, dialect: &Dialect) -> String {
+        let room = dialect.room(self.index);
+        let presence = if dialect.scenario.presence { ",\"presence\":true" } else { "" };
+        let since = match (&self.epoch, self.seen) {
+            (Some(epoch), Some(seq)) => format!(",\"since\":{{\"epoch\":\"{epoch}\",\"seq\":{seq}}}"),
+            _ => String::new(),
+        };
+        format!("{{\"type\":\"join\",\"room\":\"{room}\"{presence}{since},\"id\":{JOIN_ID}}}")
     }
 }
 
@@ -454,16 +526,14 @@ fn connect(index: u32) -> String {
     format!("{{\"type\":\"connect\",\"name\":\"{}\"}}", user(index))
 }
 
-fn join(room: &str) -> String {
-    format!("{{\"type\":\"join\",\"room\":\"{room}\",\"id\":{JOIN_ID}}}")
-}
-
 fn write_line(text: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(text);
     out.push(b'\n');
 }
 
+const PONG: &[u8] = b"{\"type\":\"pong\"}";
 const JOIN_ID: u64 = 1;
+const LEAVE_ID: u64 = 2;
 const SEQ_KEY: &[u8] = b"\"seq\":";
 /// What fits into 64 bits whatever the digits are.
 const SEQ_DIGITS_MAX: usize = 19;
@@ -554,7 +624,7 @@ mod tests {
         )
     }
 
-    const STAMP: Stamp = Stamp { run: 5, sender: 6, seq: 1, planned_ns: 77 };
+    const STAMP: Stamp = Stamp { run: 5, sender: 6, seq: 1, planned_ns: 77, lag_us: 0 };
     const WELCOME: &str = r#"{"type":"welcome","connection":"c","user":"load-7","heartbeat_ms":30000}"#;
     const JOINED: &str = r#"{"type":"ok","id":1,"room":"r-1","epoch":"0","seq":41,"members":2,"role":"member"}"#;
 
@@ -570,7 +640,7 @@ mod tests {
             assert_eq!(talking.told(), [Happening::Opened { took_ns: 1_000 }]);
             assert_eq!(talking.frames(), [r#"{"type":"join","room":"r-1","id":1}"#]);
             talking.take(&frame(JOINED), 9_000, in_pieces);
-            assert_eq!(talking.told(), [Happening::Joined { took_ns: Some(5_000), head: Some(41) }]);
+            assert_eq!(talking.told(), [Happening::Joined { took_ns: Some(5_000), head: Some(41), recovered: false }]);
             talking.take(&frame(&stamped(STAMP, 42)), 9_100, in_pieces);
             assert_eq!(talking.told(), [Happening::Message { stamp: STAMP, room_seq: Some(42) }]);
         }
@@ -590,31 +660,32 @@ mod tests {
 
     #[test]
     fn a_chat_over_lines() {
-        let mut talking = Talking::to("tcp://127.0.0.1:9001", "ack_ids = true\npayload_bytes = 44");
+        let mut talking = Talking::to("tcp://127.0.0.1:9001", "ack_ids = true\npayload_bytes = 52");
         assert_eq!(talking.connected(), "{\"type\":\"connect\",\"name\":\"load-7\"}\n");
         talking.take(format!("{WELCOME}\n{JOINED}\n").as_bytes(), 4_000, true);
         let opened = Happening::Opened { took_ns: 1_000 };
-        assert_eq!(talking.told(), [opened, Happening::Joined { took_ns: Some(0), head: Some(41) }]);
+        assert_eq!(talking.told(), [opened, Happening::Joined { took_ns: Some(0), head: Some(41), recovered: false }]);
         assert_eq!(talking.said(), "{\"type\":\"join\",\"room\":\"r-1\",\"id\":1}\n");
-        let lines = format!("{}\n{{\"type\":\"ping\"}}\n{{\"type\":\"ok\",\"id\":77}}\n", stamped(STAMP, 42));
+        let lines =
+            format!("{}\n{{\"type\":\"ping\"}}\n{{\"type\":\"ok\",\"id\":77,\"durable\":true}}\n", stamped(STAMP, 42));
         talking.take(lines.as_bytes(), 5_000, true);
         let message = Happening::Message { stamp: STAMP, room_seq: Some(42) };
-        assert_eq!(talking.told(), [message, Happening::Ping, Happening::Acked { id: 77 }]);
+        assert_eq!(talking.told(), [message, Happening::Ping, Happening::Acked { id: 77, durable: true }]);
         assert_eq!(talking.said(), "{\"type\":\"pong\"}\n");
         talking.client.message(STAMP, &mut talking.dialect, &mut talking.out);
         let sent = talking.said();
-        assert!(sent.starts_with("{\"type\":\"message\",\"room\":\"r-1\",\"content\":\"~lg1"), "{sent}");
+        assert!(sent.starts_with("{\"type\":\"message\",\"room\":\"r-1\",\"content\":\"~lg2"), "{sent}");
         assert!(sent.ends_with("\",\"id\":77}\n"), "{sent}");
     }
 
     #[test]
     fn a_relay_is_joined_by_its_path() {
-        let mut talking = Talking::to("ws://127.0.0.1:9000/relay/{room}", "payload_bytes = 44");
+        let mut talking = Talking::to("ws://127.0.0.1:9000/relay/{room}", "payload_bytes = 52");
         talking.client.connected(&mut talking.dialect, 3_000, &mut talking.out);
         assert!(talking.out.starts_with(b"GET /relay/r-1 HTTP/1.1\r\n"));
         let answer = talking.upgrade(None);
         talking.take(&answer, 4_000, false);
-        let joined = Happening::Joined { took_ns: None, head: None };
+        let joined = Happening::Joined { took_ns: None, head: None, recovered: false };
         assert_eq!(talking.told(), [Happening::Opened { took_ns: 1_000 }, joined]);
         talking.client.message(STAMP, &mut talking.dialect, &mut talking.out);
         let sent = talking.frames();
@@ -635,6 +706,39 @@ mod tests {
         assert!(said[0].starts_with("Pong(") && said[1].starts_with("Close { code: Some(4008)"), "{said:?}");
         talking.take(&frame("x"), 5_000, false);
         assert!(talking.told().is_empty(), "nothing is listened to after the end");
+    }
+
+    #[test]
+    fn a_member_leaves_and_comes_again() {
+        let mut talking = Talking::to("tcp://127.0.0.1:9001", "presence = true");
+        talking.connected();
+        talking.take(format!("{WELCOME}\n{JOINED}\n").as_bytes(), 4_000, false);
+        assert!(talking.said().ends_with("\"room\":\"r-1\",\"presence\":true,\"id\":1}\n"));
+        talking.told();
+        talking.client.leave(&mut talking.dialect, 5_000, &mut talking.out);
+        assert_eq!(talking.said(), "{\"type\":\"leave\",\"room\":\"r-1\",\"id\":2}\n");
+        let pushed = r#"{"type":"presence","room":"r-1","joined":["a","b"],"left":["c"],"count":9}"#;
+        talking.take(format!("{pushed}\n{}\n", r#"{"type":"ok","id":2}"#).as_bytes(), 6_000, true);
+        assert_eq!(talking.told(), [Happening::Presence { changes: 3 }]);
+        assert_eq!(talking.client.stage(), Stage::Outside);
+        talking.client.join(&mut talking.dialect, 7_000, &mut talking.out);
+        talking.take(format!("{JOINED}\n").as_bytes(), 7_500, false);
+        assert_eq!(talking.told(), [Happening::Joined { took_ns: Some(500), head: Some(41), recovered: false }]);
+    }
+
+    #[test]
+    fn a_dropped_connection_asks_for_what_it_missed() {
+        let mut talking = Talking::to("tcp://127.0.0.1:9001", "drop_share = 0.5");
+        talking.connected();
+        talking.take(format!("{WELCOME}\n{JOINED}\n").as_bytes(), 4_000, false);
+        talking.client = talking.client.again(Some(44), 8_000);
+        talking.told();
+        talking.said();
+        talking.client.connected(&mut talking.dialect, 9_000, &mut talking.out);
+        let joined = JOINED.replace("\"role\"", "\"recovered\":true,\"role\"");
+        talking.take(format!("{WELCOME}\n{joined}\n").as_bytes(), 9_000, false);
+        assert!(talking.said().contains(r#""since":{"epoch":"0","seq":44}"#));
+        assert_eq!(talking.told()[1], Happening::Joined { took_ns: Some(0), head: Some(41), recovered: true });
     }
 
     #[test]

@@ -2,17 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::sync::Arc;
+
+use ahash::HashMap;
 
 use crate::audit::{Audit, Faults};
 use crate::client::Happening;
+use crate::layout::Layout;
 use crate::payload::Stamp;
-use crate::stats::{Count, Counts, Handshakes, Interval, record_ns};
+use crate::stats::{Count, Counts, Handshakes, Interval, SentBoard, record_ns};
 
 /// One worker's books. Subscribers are numbered as in its audit.
 #[derive(Debug)]
 pub struct Ledger {
     run: u32,
-    senders_per_room: u32,
+    sent: Arc<SentBoard>,
     audit: Audit,
     subscribers: Vec<Subscriber>,
     /// Planned times whose latency counts.
@@ -27,13 +31,18 @@ pub struct Ledger {
     closes: Tally,
     local_faults: Tally,
     errors: Tally,
+    /// Deliveries owed by accounts that are closed.
+    expected: u64,
+    /// Subscribers that are back after a drop and have not had all that they missed.
+    catching_up: HashMap<u32, CatchingUp>,
+    last_caught_up_ns: u64,
 }
 
 /// How often each reason was met. Bounded: past [`REASONS_MAX`] they are counted together.
 pub type Tally = BTreeMap<String, u64>;
 
 /// What is known at the end of a run.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub struct Closing {
     /// What the audit found.
     pub faults: Faults,
@@ -43,6 +52,8 @@ pub struct Closing {
     pub orders: BTreeMap<u32, BTreeSet<u64>>,
     /// Pings of the connection that got the fewest.
     pub pings_min: u32,
+    /// When the last of those that were dropped had caught up, in monotonic nanoseconds; 0 when none had to.
+    pub last_caught_up_ns: u64,
     /// How long connections took to stand.
     pub handshakes: Handshakes,
     /// Why connections failed before they had joined.
@@ -58,19 +69,45 @@ pub struct Closing {
 #[derive(Clone, Copy, Debug)]
 struct Subscriber {
     room: u32,
-    joined: bool,
+    first_sender: u32,
+    senders: u32,
     pings: u32,
+    standing: Standing,
+    /// Whether it was made to stop reading.
+    is_slow: bool,
+}
+
+/// How a subscriber stands to its room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// It has never been in.
+    New,
+    /// It is in.
+    Member,
+    /// It left on purpose, and is owed nothing.
+    Left,
+    /// It was dropped on purpose, and is owed everything once it is back.
+    Dropped { at_ns: u64 },
+    /// The server has closed it.
+    Closed,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct CatchingUp {
+    dropped_ns: u64,
+    /// The room's head when it came back.
+    head: u64,
 }
 
 impl Ledger {
-    /// Books for subscribers in these rooms.
+    /// Books for these connections of a layout.
     #[must_use]
-    pub fn new(run: u32, senders_per_room: u32, rooms: impl Iterator<Item = u32>) -> Self {
-        let subscribers: Vec<Subscriber> = rooms.map(|room| Subscriber { room, joined: false, pings: 0 }).collect();
+    pub fn new(run: u32, layout: &Layout, connections: impl Iterator<Item = u32>, sent: Arc<SentBoard>) -> Self {
+        let subscribers: Vec<Subscriber> = connections.map(|index| Subscriber::new(layout, index)).collect();
         Self {
             run,
-            senders_per_room,
-            audit: Audit::new(subscribers.len() as u32, senders_per_room),
+            sent,
+            audit: Audit::new(subscribers.iter().map(|subscriber| subscriber.senders)),
             subscribers,
             measured_ns: 0..0,
             interval: Interval::new(),
@@ -80,6 +117,9 @@ impl Ledger {
             closes: Tally::new(),
             local_faults: Tally::new(),
             errors: Tally::new(),
+            expected: 0,
+            catching_up: HashMap::default(),
+            last_caught_up_ns: 0,
         }
     }
 
@@ -118,13 +158,62 @@ impl Ledger {
 
     /// `subscriber` is gone, for a reason that is the server's.
     pub fn ended(&mut self, subscriber: u32, why: String) {
-        if self.subscribers[subscriber as usize].joined {
-            self.counts.bump(Count::Closed);
-            tally(&mut self.closes, why);
-        } else {
+        let who = &mut self.subscribers[subscriber as usize];
+        if who.standing == Standing::New {
             self.counts.bump(Count::Refused);
-            tally(&mut self.refusals, why);
+            return tally(&mut self.refusals, why);
         }
+        let was_member = who.standing == Standing::Member;
+        if was_member {
+            who.standing = Standing::Closed;
+        }
+        if was_member && who.is_slow {
+            self.counts.bump(Count::SlowClosed);
+            self.expected += self.audit.abandon(subscriber);
+        } else {
+            self.counts.bump(Count::Closed);
+        }
+        tally(&mut self.closes, why);
+    }
+
+    /// An attempt of `subscriber` to come back has failed.
+    pub fn retried(&mut self, why: String) {
+        self.counts.bump(Count::Retried);
+        tally(&mut self.refusals, why);
+    }
+
+    /// What has been sent to the room of `subscriber` by now, sender by sender.
+    #[must_use]
+    pub fn fence(&self, subscriber: u32) -> Box<[u32]> {
+        let who = self.subscribers[subscriber as usize];
+        (0..who.senders).map(|sender| self.sent.get(who.first_sender + sender)).collect()
+    }
+
+    /// Whether `subscriber` has had everything up to a fence.
+    #[must_use]
+    pub fn has_passed(&self, subscriber: u32, fence: &[u32]) -> bool {
+        self.audit.has(subscriber, |sender| fence[sender as usize])
+    }
+
+    /// `subscriber` has left on purpose, and should have had everything up to `fence`.
+    pub fn left(&mut self, subscriber: u32, fence: &[u32]) {
+        self.counts.bump(Count::Left);
+        self.subscribers[subscriber as usize].standing = Standing::Left;
+        self.expected += self.audit.close(subscriber, |sender| fence[sender as usize]).expected;
+    }
+
+    /// `subscriber` was dropped on purpose. Returns the room's number for the last message that it has had.
+    pub fn dropped(&mut self, subscriber: u32, now_ns: u64) -> Option<u64> {
+        self.counts.bump(Count::Left);
+        self.counts.bump(Count::Dropped);
+        self.catching_up.remove(&subscriber);
+        self.subscribers[subscriber as usize].standing = Standing::Dropped { at_ns: now_ns };
+        self.audit.room_seq_seen(subscriber)
+    }
+
+    /// `subscriber` is made to stop reading.
+    pub fn slowed(&mut self, subscriber: u32) {
+        self.subscribers[subscriber as usize].is_slow = true;
     }
 
     /// What the audit has found so far.
@@ -133,16 +222,19 @@ impl Ledger {
         self.audit.faults()
     }
 
-    /// Closes the books. `sent` says how many messages each of the scenario's senders has sent.
+    /// Closes the books: what has been sent by now and has not come is lost.
     #[must_use]
-    pub fn close(mut self, sent: impl Fn(u32) -> u32) -> Closing {
-        let mut expected = 0;
+    pub fn close(mut self) -> Closing {
+        let mut expected = self.expected;
         let mut orders: BTreeMap<u32, BTreeSet<u64>> = BTreeMap::new();
         let mut pings_min = u32::MAX;
-        for (number, subscriber) in self.subscribers.iter().enumerate().filter(|(_, subscriber)| subscriber.joined) {
-            let first = subscriber.room * self.senders_per_room;
-            expected += (0..self.senders_per_room).map(|sender| u64::from(sent(first + sender))).sum::<u64>();
-            let account = self.audit.close(number as u32, |sender| sent(first + sender));
+        for (number, subscriber) in self.subscribers.iter().enumerate() {
+            let was_closed_slow = subscriber.standing == Standing::Closed && subscriber.is_slow;
+            if matches!(subscriber.standing, Standing::New | Standing::Left) || was_closed_slow {
+                continue;
+            }
+            let account = self.audit.close(number as u32, |sender| self.sent.get(subscriber.first_sender + sender));
+            expected += account.expected;
             pings_min = pings_min.min(subscriber.pings);
             if account.complete {
                 orders.entry(subscriber.room).or_default().insert(account.order_hash);
@@ -153,6 +245,7 @@ impl Ledger {
             expected,
             orders,
             pings_min: if pings_min == u32::MAX { 0 } else { pings_min },
+            last_caught_up_ns: self.last_caught_up_ns,
             handshakes: self.handshakes,
             refusals: self.refusals,
             closes: self.closes,
@@ -168,28 +261,45 @@ impl Ledger {
         }
         self.counts.bump(Count::Received);
         self.interval.received += 1;
-        let first = self.subscribers[subscriber as usize].room * self.senders_per_room;
-        let sender = stamp.sender.wrapping_sub(first);
-        if self.audit.received(subscriber, sender, stamp.seq).is_none() {
+        let who = self.subscribers[subscriber as usize];
+        let sender = stamp.sender.wrapping_sub(who.first_sender);
+        if who.standing != Standing::Member || self.audit.received(subscriber, sender, stamp.seq).is_none() {
             self.counts.bump(Count::Misrouted);
         }
         if let Some(seq) = room_seq {
             self.audit.room_seq(subscriber, seq);
+            if !self.catching_up.is_empty() {
+                self.catch_up(subscriber, seq, now_ns);
+            }
         }
-        if self.measured_ns.contains(&stamp.planned_ns) {
+        // Who was made to read late is late by its own doing.
+        if self.measured_ns.contains(&stamp.planned_ns) && !who.is_slow {
             record_ns(&mut self.interval.deliver, now_ns.saturating_sub(stamp.planned_ns));
+            record_ns(&mut self.interval.service, now_ns.saturating_sub(stamp.sent_ns()));
         }
     }
 
     fn event(&mut self, subscriber: u32, happening: Happening, now_ns: u64) {
         match happening {
             Happening::Opened { took_ns } => record_ns(&mut self.handshakes.upgrade, took_ns),
-            Happening::Joined { took_ns, head } => self.joined(subscriber, took_ns, head),
+            Happening::Joined { took_ns, head, recovered } => {
+                if let Some(took_ns) = took_ns {
+                    record_ns(&mut self.handshakes.join, took_ns);
+                }
+                self.joined(subscriber, head, recovered, now_ns);
+            }
+            Happening::Presence { changes } => {
+                self.counts.bump(Count::PresencePushes);
+                self.counts.add(Count::PresenceChanges, changes);
+            }
             Happening::Foreign => self.counts.bump(Count::Foreign),
-            Happening::Acked { id } => {
+            Happening::Acked { id, durable } => {
                 self.counts.bump(Count::Acks);
                 if self.measured_ns.contains(&id) {
                     record_ns(&mut self.interval.ack, now_ns.saturating_sub(id));
+                    if durable {
+                        record_ns(&mut self.interval.durable_ack, now_ns.saturating_sub(id));
+                    }
                 }
             }
             Happening::Ping => {
@@ -206,15 +316,49 @@ impl Ledger {
         }
     }
 
-    fn joined(&mut self, subscriber: u32, took_ns: Option<u64>, head: Option<u64>) {
-        self.counts.bump(Count::Joined);
-        self.subscribers[subscriber as usize].joined = true;
-        if let Some(took_ns) = took_ns {
-            record_ns(&mut self.handshakes.join, took_ns);
+    fn joined(&mut self, subscriber: u32, head: Option<u64>, recovered: bool, now_ns: u64) {
+        let who = &mut self.subscribers[subscriber as usize];
+        let first_sender = who.first_sender;
+        match std::mem::replace(&mut who.standing, Standing::Member) {
+            Standing::New => self.counts.bump(Count::Joined),
+            Standing::Dropped { at_ns } => {
+                self.counts.bump(Count::Rejoined);
+                // Who is not recovered keeps its account: what it has missed shows as lost.
+                if let Some(head) = head.filter(|_| recovered) {
+                    self.counts.bump(Count::Recovered);
+                    self.catching_up.insert(subscriber, CatchingUp { dropped_ns: at_ns, head });
+                    self.catch_up(subscriber, self.audit.room_seq_seen(subscriber).unwrap_or_default(), now_ns);
+                }
+                return;
+            }
+            Standing::Left | Standing::Member | Standing::Closed => {
+                self.counts.bump(Count::Rejoined);
+                let sent = &self.sent;
+                self.audit.begin(subscriber, |sender| sent.get(first_sender + sender));
+            }
         }
         if let Some(head) = head {
             self.audit.room_joined(subscriber, head);
         }
+    }
+
+    /// `subscriber` knows its room up to `seq`.
+    fn catch_up(&mut self, subscriber: u32, seq: u64, now_ns: u64) {
+        let Some(&CatchingUp { dropped_ns, head }) = self.catching_up.get(&subscriber) else { return };
+        if seq >= head {
+            self.catching_up.remove(&subscriber);
+            self.counts.bump(Count::CaughtUp);
+            record_ns(&mut self.handshakes.resume, now_ns.saturating_sub(dropped_ns));
+            self.last_caught_up_ns = self.last_caught_up_ns.max(now_ns);
+        }
+    }
+}
+
+impl Subscriber {
+    fn new(layout: &Layout, index: u32) -> Self {
+        let room = layout.room_of(index);
+        let (first_sender, senders) = layout.senders_of(room);
+        Self { room, first_sender, senders, pings: 0, standing: Standing::New, is_slow: false }
     }
 }
 
@@ -232,30 +376,49 @@ mod tests {
 
     const RUN: u32 = 7;
 
+    /// Nobody has sent anything in four rooms of two, who both speak.
+    fn sent() -> Arc<SentBoard> {
+        Arc::new(SentBoard::new(8))
+    }
+
     /// Two members of room 3, which has two senders (6 and 7), both joined.
-    fn ledger() -> Ledger {
-        let mut ledger = Ledger::new(RUN, 2, [3, 3].into_iter());
+    fn ledger_of(sent: &Arc<SentBoard>) -> Ledger {
+        let mut ledger = Ledger::new(RUN, &Layout::new(&[2; 4], 2), 6..8, sent.clone());
         ledger.measure(1_000..2_000);
         for subscriber in 0..2 {
-            ledger.enter(subscriber, Happening::Joined { took_ns: Some(5), head: Some(10) }, 0);
+            ledger.enter(subscriber, joined(10), 0);
         }
         ledger
     }
 
+    fn ledger() -> Ledger {
+        ledger_of(&sent())
+    }
+
+    fn joined(head: u64) -> Happening {
+        Happening::Joined { took_ns: Some(5), head: Some(head), recovered: false }
+    }
+
     fn message(sender: u32, seq: u32, planned_ns: u64, room_seq: u64) -> Happening {
-        Happening::Message { stamp: Stamp { run: RUN, sender, seq, planned_ns }, room_seq: Some(room_seq) }
+        Happening::Message { stamp: Stamp { run: RUN, sender, seq, planned_ns, lag_us: 1 }, room_seq: Some(room_seq) }
     }
 
     #[test]
     fn a_faultless_run_closes_without_a_fault() {
-        let mut ledger = ledger();
+        let sent = sent();
+        let mut ledger = ledger_of(&sent);
+        (6..8).for_each(|sender| sent.set(sender, 1));
         for subscriber in 0..2 {
             ledger.enter(subscriber, message(6, 1, 999, 11), 1_500);
             ledger.enter(subscriber, message(7, 1, 1_000, 12), 3_000);
         }
         assert_eq!(ledger.interval.deliver.len(), 2, "what was planned outside the window is not measured");
-        assert_eq!(ledger.interval.deliver.max(), 2);
-        let closing = ledger.close(|sender| u32::from(sender == 6 || sender == 7));
+        assert_eq!(
+            (ledger.interval.deliver.max(), ledger.interval.service.max()),
+            (2, 1),
+            "the lag is not the server's"
+        );
+        let closing = ledger.close();
         assert_eq!(closing.faults, Faults::default());
         assert_eq!(closing.expected, 4);
         assert_eq!(closing.orders[&3].len(), 1, "both saw one order");
@@ -269,7 +432,7 @@ mod tests {
                 ledger.enter(subscriber, message(sender, 1, 0, 11 + at as u64), 1);
             }
         }
-        assert_eq!(ledger.close(|_| 1).orders[&3].len(), 2);
+        assert_eq!(ledger.close().orders[&3].len(), 2);
     }
 
     #[test]
@@ -279,7 +442,7 @@ mod tests {
         ledger.enter(0, message(8, 1, 0, 12), 1);
         ledger.enter(
             0,
-            Happening::Message { stamp: Stamp { run: 8, sender: 6, seq: 1, planned_ns: 0 }, room_seq: None },
+            Happening::Message { stamp: Stamp { run: 8, sender: 6, seq: 1, planned_ns: 0, lag_us: 0 }, room_seq: None },
             1,
         );
         assert_eq!((ledger.counts.get(Count::Misrouted), ledger.counts.get(Count::Foreign)), (2, 1));
@@ -287,11 +450,13 @@ mod tests {
 
     #[test]
     fn an_end_counts_by_whether_it_had_joined() {
-        let mut ledger = Ledger::new(RUN, 1, [0, 1].into_iter());
-        ledger.enter(0, Happening::Joined { took_ns: None, head: None }, 0);
+        let sent = Arc::new(SentBoard::new(2));
+        let mut ledger = Ledger::new(RUN, &Layout::new(&[1, 1], 1), 0..2, sent.clone());
+        ledger.enter(0, Happening::Joined { took_ns: None, head: None, recovered: false }, 0);
+        sent.set(0, 2);
         ledger.enter(0, Happening::Ended("close 4008".to_owned()), 1);
         ledger.enter(1, Happening::Ended("the server answered 503".to_owned()), 1);
-        let closing = ledger.close(|_| 2);
+        let closing = ledger.close();
         assert_eq!(closing.closes["close 4008"], 1);
         assert_eq!(closing.refusals["the server answered 503"], 1);
         assert_eq!((closing.expected, closing.faults.lost), (2, 2), "who never joined is owed nothing");
@@ -311,7 +476,78 @@ mod tests {
     fn the_least_pinged_connection_is_known() {
         let mut ledger = ledger();
         ledger.enter(0, Happening::Ping, 0);
-        assert_eq!(ledger.close(|_| 0).pings_min, 0);
+        assert_eq!(ledger.close().pings_min, 0);
+    }
+
+    #[test]
+    fn whoever_leaves_is_owed_what_was_sent_while_it_was_there() {
+        let sent = sent();
+        let mut ledger = ledger_of(&sent);
+        sent.set(6, 2);
+        let fence = ledger.fence(0);
+        ledger.enter(0, message(6, 1, 0, 11), 1);
+        assert!(!ledger.has_passed(0, &fence));
+        ledger.enter(0, message(6, 2, 0, 12), 1);
+        assert!(ledger.has_passed(0, &fence));
+        sent.set(6, 3);
+        ledger.left(0, &fence);
+        ledger.enter(0, message(6, 3, 0, 13), 1);
+        assert_eq!(ledger.counts.get(Count::Misrouted), 1, "nothing may come after the leave");
+        ledger.enter(0, joined(13), 2);
+        sent.set(6, 4);
+        ledger.enter(0, message(6, 4, 0, 14), 3);
+        (1..=4).for_each(|seq| ledger.enter(1, message(6, seq, 0, 10 + u64::from(seq)), 3));
+        let closing = ledger.close();
+        assert_eq!(closing.faults, Faults::default());
+        assert_eq!((closing.expected, closing.orders[&3].len()), (2 + 1 + 4, 1));
+    }
+
+    #[test]
+    fn whoever_was_dropped_has_caught_up_at_the_head_it_came_back_to() {
+        let sent = sent();
+        let mut ledger = ledger_of(&sent);
+        sent.set(6, 3);
+        ledger.enter(0, message(6, 1, 0, 11), 1);
+        assert_eq!(ledger.dropped(0, 5_000_000), Some(11));
+        ledger.enter(0, Happening::Joined { took_ns: None, head: Some(13), recovered: true }, 6_000_000);
+        ledger.enter(0, message(6, 2, 0, 12), 6_500_000);
+        assert_eq!((ledger.counts.get(Count::Recovered), ledger.counts.get(Count::CaughtUp)), (1, 0));
+        ledger.enter(0, message(6, 3, 0, 13), 7_000_000);
+        assert_eq!((ledger.counts.get(Count::CaughtUp), ledger.handshakes.resume.max()), (1, 2_000));
+        (1..=3).for_each(|seq| ledger.enter(1, message(6, seq, 0, 10 + u64::from(seq)), 3));
+        // It missed nothing this time, and has caught up at once.
+        assert_eq!(ledger.dropped(0, 8_000_000), Some(13));
+        ledger.enter(0, Happening::Joined { took_ns: None, head: Some(13), recovered: true }, 8_001_000);
+        assert_eq!(ledger.counts.get(Count::CaughtUp), 2);
+        let closing = ledger.close();
+        assert_eq!((closing.faults, closing.expected), (Faults::default(), 6));
+        assert_eq!((closing.last_caught_up_ns, closing.orders[&3].len()), (8_001_000, 1), "order holds over a drop");
+    }
+
+    #[test]
+    fn what_a_server_does_not_recover_is_lost() {
+        let sent = sent();
+        let mut ledger = ledger_of(&sent);
+        ledger.dropped(0, 5);
+        sent.set(6, 2);
+        ledger.enter(0, Happening::Joined { took_ns: None, head: Some(12), recovered: false }, 6);
+        assert_eq!((ledger.counts.get(Count::Recovered), ledger.counts.get(Count::CaughtUp)), (0, 0));
+        (1..=2).for_each(|seq| ledger.enter(1, message(6, seq, 0, 10 + u64::from(seq)), 3));
+        assert_eq!(ledger.close().faults.lost, 2);
+    }
+
+    #[test]
+    fn a_slow_reader_that_is_closed_is_owed_nothing_more() {
+        let sent = sent();
+        let mut ledger = ledger_of(&sent);
+        ledger.slowed(0);
+        ledger.enter(0, message(6, 1, 0, 11), 1);
+        sent.set(6, 2);
+        ledger.ended(0, "close 4008 slow consumer".to_owned());
+        (1..=2).for_each(|seq| ledger.enter(1, message(6, seq, 0, 10 + u64::from(seq)), 3));
+        assert_eq!((ledger.counts.get(Count::SlowClosed), ledger.counts.get(Count::Closed)), (1, 0));
+        let closing = ledger.close();
+        assert_eq!((closing.faults.lost, closing.expected), (0, 3));
     }
 
     #[test]

@@ -8,7 +8,16 @@ mod address;
 mod audit;
 mod client;
 mod clock;
-mod cpu;
+mod closed_loop;
+mod crew;
+mod curve;
+mod disturbance;
+mod environment;
+mod find_limit;
+mod fleet;
+mod hlog;
+mod html;
+mod layout;
 mod ledger;
 mod payload;
 mod plan;
@@ -16,11 +25,11 @@ mod progress;
 mod ramp;
 mod report;
 mod run;
+mod sampling;
 mod scenario;
 mod stats;
 mod target;
 mod thresholds;
-mod timeline;
 mod worker;
 
 use std::io::Write;
@@ -29,9 +38,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::fleet::agent;
 use crate::report::Outcome;
 use crate::run::Options;
-use crate::scenario::{Scenario, Settings};
+use crate::scenario::{Kind, Settings};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -50,7 +60,11 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Runs a scenario
-    Run(Run),
+    Run(Box<Run>),
+    /// Lends this machine's workers to `run --agents`, until it is ended
+    Agent(Agent),
+    /// Shows a result again, from its JSON alone
+    Report(Report),
 }
 
 #[derive(Debug, clap::Args)]
@@ -59,12 +73,21 @@ struct Run {
     scenario: PathBuf,
     #[command(flatten)]
     settings: Settings,
-    /// Write the result as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    outputs: Outputs,
     /// Measure CPU time and memory of this process, the server
     #[arg(long, value_name = "PID")]
     server_pid: Option<u32>,
+    /// Read the server's metrics here once a second; http://HOST:9002/metrics by default when the target has hubbub's
+    /// default port and they are there
+    #[arg(long, value_name = "URL")]
+    metrics_url: Option<String>,
+    /// Agents that share the run, such as 192.0.2.7:9100
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    agents: Vec<String>,
+    /// The token that the agents were started with; better in LOADGEN_TOKEN, where other users do not see it
+    #[arg(long)]
+    token: Option<String>,
     /// Load a machine other than this one
     #[arg(long)]
     allow_remote: bool,
@@ -73,9 +96,48 @@ struct Run {
     quiet: bool,
 }
 
+#[derive(Debug, clap::Args)]
+struct Agent {
+    /// Where coordinators find it
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9100")]
+    listen: std::net::SocketAddr,
+    /// What a coordinator must know; better in LOADGEN_TOKEN, where other users do not see it
+    #[arg(long)]
+    token: Option<String>,
+    /// Load machines other than this one
+    #[arg(long)]
+    allow_remote: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct Report {
+    /// A result, as `run --json` wrote it
+    result: PathBuf,
+    #[command(flatten)]
+    outputs: Outputs,
+}
+
+/// Files that a result is written to, beside the table on standard output.
+#[derive(Debug, clap::Args)]
+struct Outputs {
+    /// Write the result as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write a report for a browser, in one file
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Write each second's histograms as an HdrHistogram log
+    #[arg(long, value_name = "FILE")]
+    hlog: Option<PathBuf>,
+}
+
 fn main() -> ExitCode {
-    let Command::Run(arguments) = Arguments::parse().command;
-    match carry_out(arguments) {
+    let done = match Arguments::parse().command {
+        Command::Run(arguments) => carry_out(*arguments),
+        Command::Agent(arguments) => lend(arguments),
+        Command::Report(arguments) => show_again(&arguments),
+    };
+    match done {
         Ok(code) => code,
         Err(problem) => {
             // A closed standard error leaves the exit code to tell.
@@ -86,22 +148,74 @@ fn main() -> ExitCode {
 }
 
 fn carry_out(arguments: Run) -> Result<ExitCode, String> {
-    let options =
-        Options { allow_remote: arguments.allow_remote, server_pid: arguments.server_pid, quiet: arguments.quiet };
-    let scenario = Scenario::load(&arguments.scenario, arguments.settings).map_err(|error| error.to_string())?;
-    let outcome = Outcome::judge(run::run(scenario, options).map_err(|error| error.to_string())?);
-    // A closed standard output leaves the JSON and the exit code to tell.
-    let _ = std::io::stdout().write_all(outcome.table().as_bytes());
-    if let Some(path) = arguments.json {
-        write_json(&path, &outcome).map_err(|error| format!("{}: {error}", path.display()))?;
+    let options = Options {
+        allow_remote: arguments.allow_remote,
+        server_pid: arguments.server_pid,
+        metrics_url: arguments.metrics_url,
+        agents: arguments.agents,
+        token: token(arguments.token),
+        quiet: arguments.quiet,
+    };
+    let (name, settings) =
+        Settings::load(&arguments.scenario, arguments.settings).map_err(|error| error.to_string())?;
+    let scenario = settings.clone().decide(name.clone()).map_err(|error| error.to_string())?;
+    if scenario.kind == Kind::FindLimit {
+        return find_the_limit(&name, &settings, &options, &arguments.outputs);
     }
+    let outcome = Outcome::judge(run::run(scenario, options).map_err(|error| error.to_string())?);
+    show(&outcome, &arguments.outputs)?;
     Ok(ExitCode::from(outcome.exit_code))
 }
 
-fn write_json(path: &Path, outcome: &Outcome) -> std::io::Result<()> {
-    let mut text = serde_json::to_vec_pretty(outcome)?;
-    text.push(b'\n');
-    std::fs::write(path, text)
+fn lend(arguments: Agent) -> Result<ExitCode, String> {
+    let Agent { listen, allow_remote, .. } = arguments;
+    let token = token(arguments.token);
+    if token.is_empty() {
+        return Err("LOADGEN_TOKEN: set it, or --token, to something that nobody guesses".to_owned());
+    }
+    agent::serve(&agent::Settings { listen, token, allow_remote })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn token(asked: Option<String>) -> String {
+    asked.or_else(|| std::env::var("LOADGEN_TOKEN").ok()).unwrap_or_default()
+}
+
+fn find_the_limit(name: &str, settings: &Settings, options: &Options, outputs: &Outputs) -> Result<ExitCode, String> {
+    let limit = find_limit::find(name, settings, options).map_err(|error| error.to_string())?;
+    // A closed standard output leaves the file and the exit code to tell.
+    let _ = std::io::stdout().write_all(limit.table().as_bytes());
+    if let Some(path) = &outputs.json {
+        let mut text = serde_json::to_vec_pretty(&limit).map_err(|error| error.to_string())?;
+        text.push(b'\n');
+        write(path, &text)?;
+    }
+    Ok(ExitCode::from(limit.exit_code))
+}
+
+/// Ends with 0 whatever the result was: it is shown, not judged again.
+fn show_again(arguments: &Report) -> Result<ExitCode, String> {
+    show(&Outcome::load(&arguments.result)?, &arguments.outputs)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(outcome: &Outcome, outputs: &Outputs) -> Result<(), String> {
+    // A closed standard output leaves the files and the exit code to tell.
+    let _ = std::io::stdout().write_all(outcome.table().as_bytes());
+    if let Some(path) = &outputs.json {
+        write(path, outcome.json().as_bytes())?;
+    }
+    if let Some(path) = &outputs.html {
+        write(path, html::page(outcome).as_bytes())?;
+    }
+    if let Some(path) = &outputs.hlog {
+        write(path, &hlog::interval_log(outcome).map_err(|error| error.to_string())?)?;
+    }
+    Ok(())
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {
+    std::fs::write(path, bytes).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 const EXIT_UNUSABLE: u8 = 2;

@@ -2,8 +2,9 @@
 //!
 //! The text is plain ASCII without characters that JSON escapes, so that it reads the same inside a `content` string
 //! and as a message of its own. Its layout is fixed, so that a receiver finds it by its mark and reads it without
-//! parsing what is around it: `~lg1`, then hexadecimal digits, 8 of run, 8 of sender, 8 of seq, 16 of planned time in
-//! monotonic nanoseconds, then filler.
+//! parsing what is around it: `~lg2`, then hexadecimal digits, 8 of run, 8 of sender, 8 of seq, 16 of planned time in
+//! monotonic nanoseconds, 8 of the generator's lag in microseconds, then filler. Planned time and lag together tell when
+//! the message was really handed over.
 
 use memchr::memmem;
 
@@ -18,9 +19,17 @@ pub struct Stamp {
     pub seq: u32,
     /// When the message was to be sent, in monotonic nanoseconds.
     pub planned_ns: u64,
+    /// How long after that it was handed over, in microseconds, rounded down; 71 minutes at most.
+    pub lag_us: u32,
 }
 
 impl Stamp {
+    /// When the message was handed over, in monotonic nanoseconds, to the microsecond.
+    #[must_use]
+    pub fn sent_ns(&self) -> u64 {
+        self.planned_ns.saturating_add(u64::from(self.lag_us) * 1_000)
+    }
+
     /// Appends the message's text, `bytes` long (at least [`STAMP_BYTES`]).
     pub fn write(&self, bytes: usize, out: &mut Vec<u8>) {
         out.extend_from_slice(MARK);
@@ -29,19 +38,21 @@ impl Stamp {
         out.extend_from_slice(&hex_of(self.seq));
         out.extend_from_slice(&hex_of((self.planned_ns >> 32) as u32));
         out.extend_from_slice(&hex_of(self.planned_ns as u32));
+        out.extend_from_slice(&hex_of(self.lag_us));
         out.resize(out.len() + bytes.saturating_sub(STAMP_BYTES), FILLER);
     }
 
     /// Reads the stamp at the head of `text`.
     #[must_use]
     pub fn read(text: &[u8]) -> Option<Self> {
-        let fields = text.strip_prefix(MARK)?.first_chunk::<40>()?;
+        let fields = text.strip_prefix(MARK)?.first_chunk::<48>()?;
         let field = |at: usize| number_of(*fields[at..].first_chunk::<8>()?);
         Some(Self {
             run: field(0)?,
             sender: field(8)?,
             seq: field(16)?,
             planned_ns: u64::from(field(24)?) << 32 | u64::from(field(32)?),
+            lag_us: field(40)?,
         })
     }
 }
@@ -73,8 +84,8 @@ impl StampFinder {
 }
 
 /// Bytes of a message without filler: the smallest payload.
-pub const STAMP_BYTES: usize = MARK.len() + 40;
-const MARK: &[u8] = b"~lg1";
+pub const STAMP_BYTES: usize = MARK.len() + 48;
+const MARK: &[u8] = b"~lg2";
 const FILLER: u8 = b'.';
 
 /// Eight lower-case hexadecimal digits, computed on all digits at once.
@@ -106,7 +117,8 @@ fn number_of(digits: [u8; 8]) -> Option<u32> {
 mod tests {
     use super::*;
 
-    const STAMP: Stamp = Stamp { run: 0xdead_beef, sender: 49_999, seq: 1, planned_ns: 0x0123_4567_89ab_cdef };
+    const STAMP: Stamp =
+        Stamp { run: 0xdead_beef, sender: 49_999, seq: 1, planned_ns: 0x0123_4567_89ab_cdef, lag_us: 1_500 };
 
     fn text(bytes: usize) -> Vec<u8> {
         let mut out = Vec::new();
@@ -116,10 +128,11 @@ mod tests {
 
     #[test]
     fn a_stamp_reads_back_and_the_text_has_the_length_asked_for() {
-        for bytes in [STAMP_BYTES, 45, 128, 4_096] {
+        for bytes in [STAMP_BYTES, 53, 128, 4_096] {
             assert_eq!(text(bytes).len(), bytes);
             assert_eq!(Stamp::read(&text(bytes)), Some(STAMP));
         }
+        assert_eq!(STAMP.sent_ns() - STAMP.planned_ns, 1_500_000);
     }
 
     #[test]

@@ -16,6 +16,9 @@ pub enum Arrivals {
     Constant,
     /// Independent of each other: exponential gaps, a sender drawn for each message.
     Poisson,
+    /// Each sender waits for its own message to come back before its pace goes on: a closed loop. It is there only to
+    /// show what such a loop hides: while a server stalls, nothing is sent, so nothing is late.
+    Closed,
 }
 
 /// One message to be sent.
@@ -79,7 +82,7 @@ impl Iterator for Plan {
 
     fn next(&mut self) -> Option<Planned> {
         let planned = match self.arrivals {
-            Arrivals::Constant => self.constant(),
+            Arrivals::Constant | Arrivals::Closed => self.constant(),
             Arrivals::Poisson => self.poisson(),
         };
         self.index += 1;

@@ -2,32 +2,40 @@
 //! they measured.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Barrier};
+use std::sync::Arc;
 use std::time::Duration;
 
-use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
-
-use crate::address::{AddressError, Machine, check_sources, plan_sources, plan_workers};
+use crate::address::AddressError;
 use crate::clock::{NS_PER_MS, NS_PER_S, now_ns};
-use crate::cpu::{Environment, Sample};
+use crate::crew::{Crew, Part, Site};
+use crate::curve::{Curve, CurvePoint};
+use crate::environment::Environment;
+use crate::fleet::coordinator::Fleet;
 use crate::ledger::Closing;
 use crate::plan::Random;
 use crate::progress::{Phase, Progress, View};
 use crate::report::{Measured, ServerSamples};
+use crate::sampling::process::Sample;
+use crate::sampling::recorder::Recorder;
+use crate::sampling::scrape::Endpoint;
 use crate::scenario::Scenario;
-use crate::stats::{Board, Count, Counts, Handshakes, Interval, Percentiles};
+use crate::stats::{Count, Counts, Handshakes, Interval, Percentiles};
 use crate::target::{Target, TargetError};
-use crate::timeline::Timeline;
-use crate::worker::{self, Control, Job, Report};
+use crate::worker::Report;
 
 /// What is not part of a scenario.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Whether other machines may be loaded.
     pub allow_remote: bool,
     /// A server on this machine whose CPU time and memory are measured.
     pub server_pid: Option<u32>,
+    /// Where the server's metrics are read; where hubbub has them by default when absent.
+    pub metrics_url: Option<String>,
+    /// Agents that share the run, as HOST:PORT.
+    pub agents: Vec<String>,
+    /// What they are told, so that they obey.
+    pub token: String,
     /// Nothing on standard error but errors.
     pub quiet: bool,
 }
@@ -50,6 +58,14 @@ pub enum RunError {
     /// No such process.
     #[error("--server-pid {0}: there is no such process")]
     NoSuchServer(u32),
+    /// No metrics where they were said to be.
+    #[error("--metrics-url {url}: {problem}")]
+    Metrics {
+        /// Where.
+        url: String,
+        /// What was wrong.
+        problem: String,
+    },
     /// A thread could not be started.
     #[error("starting worker {worker} on core {core}: {problem}")]
     Spawn {
@@ -60,6 +76,15 @@ pub enum RunError {
         /// What was wrong.
         problem: String,
     },
+    /// What came before the drop cannot be asked for.
+    #[error("target = {0}: a relay replays nothing; drop_share needs the chat protocol (ws://HOST:PORT/ws or tcp://)")]
+    NoReplay(String),
+    /// An agent cannot take part.
+    #[error("{0}")]
+    Agent(String),
+    /// What the audit needs to know of other processes' senders is known only at the end.
+    #[error("--agents: connections that come and go are audited within one process; leave --agents out for this kind")]
+    NoAgents,
     /// A worker could not go on.
     #[error("a worker failed: {0}")]
     Worker(String),
@@ -67,46 +92,58 @@ pub enum RunError {
 
 /// Runs `scenario` to its end.
 pub fn run(scenario: Scenario, options: Options) -> Result<Measured, RunError> {
-    let target = Target::parse(&scenario.target)?;
-    if !target.is_loopback() && !options.allow_remote {
-        return Err(RunError::Remote(scenario.target));
-    }
-    let machine = Machine::read();
-    let cores = cores(&scenario.cpus)?;
-    let sources = plan_sources(target.address.ip(), scenario.connections, &scenario.sources, machine)?;
-    check_sources(&sources)?;
-    let workers = plan_workers(scenario.connections, scenario.workers, cores.len(), machine)?;
+    let fleet = gather(&scenario, &options)?;
+    let share = scenario.connections.div_ceil(options.agents.len() as u32 + 1);
+    let site = Site::check(&scenario, share, options.allow_remote)?;
     let server_before = match options.server_pid {
         Some(pid) => Some(Sample::of(pid).ok_or(RunError::NoSuchServer(pid))?),
         None => None,
     };
-    let environment = Environment::read(machine.cores, machine.nofile);
-    let mut coordinator = Coordinator::start(scenario, target, sources, workers, &cores, options)?;
+    let metrics = metrics(options.metrics_url.as_deref(), &site.target)?;
+    let environment = Environment::read(site.machine.cores, site.machine.nofile, options.server_pid);
+    let mut coordinator = Coordinator::start(scenario, &site, fleet, options, metrics)?;
     coordinator.server.before = server_before;
     coordinator.conduct()?;
     coordinator.measured(environment)
 }
 
-fn cores(asked: &[usize]) -> Result<Vec<usize>, RunError> {
-    let usable: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
-    if let Some(&core) = asked.iter().find(|core| !usable.contains(core)) {
-        return Err(RunError::NoSuchCore(core));
+/// Calls the agents together, if there are any.
+fn gather(scenario: &Scenario, options: &Options) -> Result<Fleet, RunError> {
+    if options.agents.is_empty() {
+        return Ok(Fleet::default());
     }
-    Ok(if asked.is_empty() { usable } else { asked.to_vec() })
+    if scenario.is_disturbed() {
+        return Err(RunError::NoAgents);
+    }
+    Fleet::gather(&options.agents, &options.token, &scenario.name, &scenario.settings).map_err(RunError::Agent)
+}
+
+/// Where metrics will be read: where they were said to be, or else where hubbub has them, if they are there.
+fn metrics(asked: Option<&str>, target: &Target) -> Result<Option<Endpoint>, RunError> {
+    let Some(url) = asked else {
+        return Ok(
+            Endpoint::beside(target.address).filter(|endpoint| endpoint.scrape().is_ok_and(|page| page.is_hubbub()))
+        );
+    };
+    let endpoint = Endpoint::parse(url).and_then(|endpoint| endpoint.scrape().map(|_| endpoint));
+    endpoint.map(Some).map_err(|problem| RunError::Metrics { url: url.to_owned(), problem })
 }
 
 struct Coordinator {
     scenario: Arc<Scenario>,
-    workers: Vec<ExecutorJoinHandle<()>>,
+    crew: Crew,
+    fleet: Fleet,
+    workers_in_all: u32,
     sources: Arc<[IpAddr]>,
-    control: Arc<Control>,
     reports: flume::Receiver<Report>,
     options: Options,
     progress: Progress,
     shown: Shown,
     /// Sum of all intervals so far.
     total: Interval,
-    timeline: Timeline,
+    recorder: Recorder,
+    curve: Curve,
+    connect_curve: Vec<CurvePoint>,
     closings: Vec<Closing>,
     server: ServerSamples,
     own: (Sample, Sample),
@@ -127,48 +164,39 @@ struct Shown {
 impl Coordinator {
     fn start(
         scenario: Scenario,
-        target: Target,
-        sources: Vec<IpAddr>,
-        workers: u32,
-        cores: &[usize],
+        site: &Site,
+        mut fleet: Fleet,
         options: Options,
+        metrics: Option<Endpoint>,
     ) -> Result<Self, RunError> {
         let scenario = Arc::new(scenario);
-        let control = Arc::new(Control {
-            start_ns: AtomicU64::new(0),
-            finish: AtomicBool::new(false),
-            sent_all: AtomicU32::new(0),
-            sent: (0..scenario.senders_in_all()).map(|_| AtomicU32::new(0)).collect(),
-            boards: (0..workers).map(|_| Board::default()).collect(),
-            faults: (0..workers).map(|_| AtomicU64::new(0)).collect(),
-            split: Barrier::new(workers as usize),
-        });
-        let (sender, reports) = flume::bounded(workers as usize * REPORTS_PER_WORKER);
+        let workers_in_all = site.workers + fleet.workers();
+        let per_worker = scenario.connections.div_ceil(workers_in_all);
+        if let Some(problem) = fleet.too_small_for(per_worker) {
+            return Err(RunError::Agent(problem));
+        }
+        let (sender, reports) = flume::bounded(workers_in_all as usize * REPORTS_PER_WORKER);
         let now = now_ns();
-        let job = Job {
-            worker: 0,
-            workers,
-            scenario: scenario.clone(),
-            target: Arc::new(target),
-            sources: sources.into(),
-            run: Random::new(now ^ u64::from(std::process::id())).next_u64() as u32,
-            ramp_ns: now,
-            control: control.clone(),
-            reports: sender,
-        };
-        let sources = job.sources.clone();
-        let handles = spawn(job, cores)?;
+        let run = Random::new(now ^ u64::from(std::process::id())).next_u64() as u32;
+        // Time for those who are far away to hear of it.
+        let ramp_ns = if fleet.is_empty() { now } else { now + START_DELAY_NS };
+        let part = Part { first_worker: 0, workers_in_all, run, ramp_ns };
+        fleet.go(part, site.workers, &sender).map_err(RunError::Agent)?;
+        let crew = Crew::start(&scenario, site, part, sender)?;
         Ok(Self {
             progress: Progress::new(options.quiet),
+            recorder: Recorder::begin(now, options.server_pid, metrics),
             scenario,
-            workers: handles,
-            sources,
-            control,
+            crew,
+            fleet,
+            workers_in_all,
+            sources: site.sources.clone(),
             reports,
             options,
             shown: Shown { at_ns: now, counts: Counts::default() },
             total: Interval::new(),
-            timeline: Timeline::new(),
+            curve: Curve::new(now),
+            connect_curve: Vec::new(),
             closings: Vec::new(),
             server: ServerSamples::default(),
             own: Default::default(),
@@ -184,24 +212,31 @@ impl Coordinator {
         let connections = u64::from(self.scenario.connections);
         while self.resolved() < connections {
             self.look_on(Phase::Ramp, self.ramp_left(), now_ns() + LOOK_NS)?;
+            self.curve.sample(&self.counts(), now_ns());
         }
+        self.connect_curve = self.curve.finish(&self.counts(), now_ns());
         if self.counts().get(Count::Joined) > self.counts().get(Count::Closed) {
             self.load()?;
         }
-        self.control.finish.store(true, Ordering::Release);
-        while self.closings.len() < self.workers.len() {
+        // Everyone must know what everyone has sent before the books are closed.
+        self.fleet.stop().map_err(RunError::Agent)?;
+        while !self.fleet.has_told_sent() {
+            self.look_on(Phase::Drain, None, now_ns() + LOOK_NS)?;
+        }
+        self.fleet.finish(self.scenario.layout.senders(), &self.crew.control.sent).map_err(RunError::Agent)?;
+        self.crew.finish();
+        while self.closings.len() < self.workers_in_all as usize || !self.fleet.is_done() {
             self.look_on(Phase::Drain, None, now_ns() + LOOK_NS)?;
         }
         self.progress.end();
-        for worker in std::mem::take(&mut self.workers) {
-            worker.join().map_err(|error| RunError::Worker(error.to_string()))?;
-        }
-        Ok(())
+        self.crew.join()
     }
 
     fn load(&mut self) -> Result<(), RunError> {
         self.start_ns = now_ns() + START_DELAY_NS;
-        self.control.start_ns.store(self.start_ns, Ordering::Release);
+        self.recorder.load_starts(self.start_ns);
+        self.fleet.begin(self.start_ns).map_err(RunError::Agent)?;
+        self.crew.begin(self.start_ns);
         let from = self.start_ns + self.scenario.warm_up.ns();
         let until = from + self.scenario.duration.ns();
         self.wait_until(Phase::WarmUp, from)?;
@@ -230,12 +265,12 @@ impl Coordinator {
         let patience_ns = self.scenario.drain.ns();
         let mut deadline = until_ns + patience_ns;
         let mut quiet = false;
+        let mut last_growth = (0, now_ns());
         while now_ns() < deadline {
-            let all_sent = self.control.sent_all.load(Ordering::Acquire) as usize == self.workers.len();
-            if !all_sent {
+            if !self.crew.has_sent_all() || !self.fleet.has_sent_all() {
                 // A generator that is behind sends everything all the same.
                 deadline = now_ns() + patience_ns;
-            } else if !quiet && self.all_received() {
+            } else if !quiet && self.has_settled(&mut last_growth) {
                 quiet = true;
                 deadline = deadline.min(now_ns() + QUIET_NS);
             }
@@ -245,11 +280,20 @@ impl Coordinator {
         Ok(())
     }
 
-    fn all_received(&self) -> bool {
+    /// Whether everything has arrived. Where members come and go that is known by nothing arriving any more; `last_growth`
+    /// is what had arrived when, at the last look that found more.
+    fn has_settled(&self, last_growth: &mut (u64, u64)) -> bool {
         let counts = self.counts();
+        let received = counts.get(Count::Received);
+        if self.scenario.is_disturbed() {
+            if received != last_growth.0 {
+                *last_growth = (received, now_ns());
+            }
+            let has_caught_up = counts.get(Count::CaughtUp) >= counts.get(Count::Dropped);
+            return has_caught_up && now_ns() >= last_growth.1 + SETTLED_NS;
+        }
         let missing_members = counts.get(Count::Refused) + counts.get(Count::Closed);
-        missing_members == 0
-            && counts.get(Count::Received) >= counts.get(Count::Sent) * u64::from(self.scenario.room_size)
+        missing_members == 0 && received >= counts.get(Count::Due)
     }
 
     /// Takes reports until `until_ns`, and shows progress when it is time to.
@@ -258,14 +302,17 @@ impl Coordinator {
         match self.reports.recv_timeout(wait) {
             Ok(Report::Second { second, interval }) => {
                 self.total.add(&interval);
-                self.timeline.add(second, &interval);
+                self.recorder.measured(second, &interval);
             }
             Ok(Report::Closed(closing)) => self.closings.push(*closing),
+            Ok(Report::Agent(report)) => self.fleet.take(report, &self.scenario, &self.crew.control.sent),
             Ok(Report::Failed(problem)) => return Err(RunError::Worker(problem)),
             // Without workers the loops above end by their own conditions.
             Err(flume::RecvTimeoutError::Timeout | flume::RecvTimeoutError::Disconnected) => {}
         }
         let now = now_ns();
+        self.recorder.look(now, &self.counts());
+        self.progress.obey_signals();
         if now >= self.shown.at_ns + NS_PER_S {
             self.show(phase, left, now);
         }
@@ -278,18 +325,24 @@ impl Coordinator {
             phase,
             connections: self.scenario.connections,
             left,
+            then: Duration::from_nanos(match phase {
+                Phase::Ramp => self.scenario.warm_up.ns() + self.scenario.duration.ns(),
+                Phase::WarmUp => self.scenario.duration.ns(),
+                Phase::Measure | Phase::Drain => 0,
+            }),
             since_last: Duration::from_nanos(now - self.shown.at_ns),
             counts,
             before: self.shown.counts,
             deliver: Percentiles::of(&self.total.deliver),
             lag: Percentiles::of(&self.total.lag),
-            faults: self.control.faults.iter().map(|faults| faults.load(Ordering::Relaxed)).sum(),
+            latest: self.recorder.latest(),
+            faults: self.crew.faults() + self.fleet.faults(),
         });
         self.shown = Shown { at_ns: now, counts };
     }
 
     fn counts(&self) -> Counts {
-        Board::sum(self.control.boards.iter())
+        self.fleet.counts(self.crew.counts())
     }
 
     fn resolved(&self) -> u64 {
@@ -309,13 +362,17 @@ impl Coordinator {
     fn measured(self, environment: Environment) -> Result<Measured, RunError> {
         let mut handshakes = Handshakes::new();
         self.closings.iter().for_each(|closing| handshakes.add(&closing.handshakes));
+        let counts = self.counts();
         Ok(Measured {
-            counts: self.counts(),
-            workers: self.control.boards.len() as u32,
+            counts,
+            workers: self.crew.size() as u32,
+            agents: self.fleet.parts(),
             sources: self.sources.to_vec(),
             handshakes,
             total: self.total,
-            seconds: self.timeline.finish(),
+            recording: self.recorder.finish(&counts),
+            connect_curve: self.connect_curve,
+            dropped_ns: self.start_ns + self.scenario.warm_up.ns() + self.scenario.drop_at.ns(),
             closings: self.closings,
             server_pid: self.options.server_pid,
             server: self.server,
@@ -329,22 +386,6 @@ impl Coordinator {
     }
 }
 
-fn spawn(job: Job, cores: &[usize]) -> Result<Vec<ExecutorJoinHandle<()>>, RunError> {
-    let mut handles = Vec::new();
-    for worker in 0..job.workers {
-        let core = cores.get(worker as usize % cores.len().max(1)).copied();
-        let placement = core.map_or(Placement::Unbound, Placement::Fixed);
-        let job = Job { worker, ..job.clone() };
-        let handle = LocalExecutorBuilder::new(placement)
-            .name(&format!("load-{worker}"))
-            .io_memory(EXECUTOR_IO_MEMORY)
-            .spawn(move || async move { worker::run(job) });
-        let core = core.unwrap_or_default();
-        handles.push(handle.map_err(|error| RunError::Spawn { worker, core, problem: error.to_string() })?);
-    }
-    Ok(handles)
-}
-
 /// How often the coordinator looks at the workers' boards.
 const LOOK_NS: u64 = 50 * NS_PER_MS;
 /// Between the last join and the first message, so that every worker has learnt when the load starts and the server
@@ -352,6 +393,6 @@ const LOOK_NS: u64 = 50 * NS_PER_MS;
 const START_DELAY_NS: u64 = 300 * NS_PER_MS;
 /// How long to listen for duplicates once everything has arrived.
 const QUIET_NS: u64 = 300 * NS_PER_MS;
+/// How long nothing must have arrived for the rest not to be waited for.
+const SETTLED_NS: u64 = NS_PER_S;
 const REPORTS_PER_WORKER: usize = 16;
-/// The executor's own buffers are not used; glommio's default would lock 10 MiB.
-const EXECUTOR_IO_MEMORY: usize = 64 << 10;

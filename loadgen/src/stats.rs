@@ -4,10 +4,10 @@
 //! run is the sum of these intervals, so the live view, the time line and the final figures cannot disagree. Counts
 //! are published on a [`Board`] each time before the worker sleeps.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A histogram of microseconds with three significant digits, up to an hour.
 #[must_use]
@@ -16,14 +16,24 @@ pub fn latency_histogram() -> Histogram<u64> {
 }
 
 /// What one worker measured since it last reported.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Interval {
     /// Planned send time to arrival at a subscriber, of messages planned within the measured window.
+    #[serde(with = "packed")]
     pub deliver: Histogram<u64>,
+    /// The moment at which the generator handed the message over to arrival at a subscriber, of the same messages: what a
+    /// closed loop would have measured.
+    #[serde(with = "packed")]
+    pub service: Histogram<u64>,
     /// Planned send time to the moment at which the generator handed the message over, of the same messages.
+    #[serde(with = "packed")]
     pub lag: Histogram<u64>,
     /// Planned send time to the server's `ok`, where messages carry an `id`.
+    #[serde(with = "packed")]
     pub ack: Histogram<u64>,
+    /// The same, of those whose `ok` says that the message is on disk.
+    #[serde(with = "packed")]
+    pub durable_ack: Histogram<u64>,
     /// Messages sent.
     pub sent: u64,
     /// Messages received, counted at every subscriber.
@@ -34,36 +44,56 @@ impl Interval {
     /// Nothing measured yet.
     #[must_use]
     pub fn new() -> Self {
-        let (deliver, lag, ack) = (latency_histogram(), latency_histogram(), latency_histogram());
-        Self { deliver, lag, ack, sent: 0, received: 0 }
+        Self {
+            deliver: latency_histogram(),
+            service: latency_histogram(),
+            lag: latency_histogram(),
+            ack: latency_histogram(),
+            durable_ack: latency_histogram(),
+            sent: 0,
+            received: 0,
+        }
     }
 
     /// Adds what another measured.
     pub fn add(&mut self, other: &Self) {
         add(&mut self.deliver, &other.deliver);
         add(&mut self.lag, &other.lag);
+        add(&mut self.service, &other.service);
         add(&mut self.ack, &other.ack);
+        add(&mut self.durable_ack, &other.durable_ack);
         self.sent += other.sent;
         self.received += other.received;
     }
 }
 
-/// How long connections took to stand.
-#[derive(Clone, Debug)]
+/// How long connections took to stand, and to stand again.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Handshakes {
     /// Until the TCP connection stood.
+    #[serde(with = "packed")]
     pub connect: Histogram<u64>,
     /// From the upgrade request to its answer; over TCP from `connect` to `welcome`.
+    #[serde(with = "packed")]
     pub upgrade: Histogram<u64>,
     /// From `join` to its `ok`.
+    #[serde(with = "packed")]
     pub join: Histogram<u64>,
+    /// From the drop of a connection until it was back and had everything that it had missed.
+    #[serde(with = "packed")]
+    pub resume: Histogram<u64>,
 }
 
 impl Handshakes {
     /// Nothing measured yet.
     #[must_use]
     pub fn new() -> Self {
-        Self { connect: latency_histogram(), upgrade: latency_histogram(), join: latency_histogram() }
+        Self {
+            connect: latency_histogram(),
+            upgrade: latency_histogram(),
+            join: latency_histogram(),
+            resume: latency_histogram(),
+        }
     }
 
     /// Adds what another measured.
@@ -71,6 +101,7 @@ impl Handshakes {
         add(&mut self.connect, &other.connect);
         add(&mut self.upgrade, &other.upgrade);
         add(&mut self.join, &other.join);
+        add(&mut self.resume, &other.resume);
     }
 }
 
@@ -98,9 +129,29 @@ pub enum Count {
     Skipped,
     /// Messages not sent because their connection was gone.
     Unsent,
+    /// Deliveries that the messages sent come to when every member of each room is there.
+    Due,
     /// Messages of this run received, counted at every subscriber.
     Received,
-    /// Received by a member of another room.
+    /// Members that left, or were dropped, on purpose.
+    Left,
+    /// Of these, those that came back.
+    Rejoined,
+    /// Attempts to come back that failed.
+    Retried,
+    /// Connections that were dropped on purpose without a farewell.
+    Dropped,
+    /// Of these, those that came back to a server that replays what they missed.
+    Recovered,
+    /// Of these, those that have had all that they missed.
+    CaughtUp,
+    /// Slow readers that the server has closed.
+    SlowClosed,
+    /// Pushes of who came and went.
+    PresencePushes,
+    /// Comings and goings in them.
+    PresenceChanges,
+    /// Received by a member of another room, or by whoever had left.
     Misrouted,
     /// Messages without a readable stamp, or with the stamp of another run.
     Foreign,
@@ -119,7 +170,7 @@ pub enum Count {
 }
 
 /// The counts of one worker, or the sum of several.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts([u64; COUNTS]);
 
 impl Counts {
@@ -137,6 +188,24 @@ impl Counts {
     #[must_use]
     pub fn get(&self, what: Count) -> u64 {
         self.0[what as usize]
+    }
+}
+
+impl Counts {
+    /// Connections that are in their room now.
+    #[must_use]
+    pub fn standing(&self) -> u64 {
+        (self.get(Count::Joined) + self.get(Count::Rejoined))
+            .saturating_sub(self.get(Count::Closed) + self.get(Count::SlowClosed) + self.get(Count::Left))
+    }
+}
+
+impl Counts {
+    /// These and those.
+    #[must_use]
+    pub fn plus(mut self, others: &Self) -> Self {
+        self.0.iter_mut().zip(&others.0).for_each(|(mine, theirs)| *mine += theirs);
+        self
     }
 }
 
@@ -164,8 +233,31 @@ impl Board {
     }
 }
 
+/// How many messages each of the scenario's senders has sent, where every worker can read it at any time.
+#[derive(Debug)]
+pub struct SentBoard(Box<[AtomicU32]>);
+
+impl SentBoard {
+    /// Nothing sent yet.
+    #[must_use]
+    pub fn new(senders: u32) -> Self {
+        Self((0..senders).map(|_| AtomicU32::new(0)).collect())
+    }
+
+    /// How many `sender` has sent.
+    #[must_use]
+    pub fn get(&self, sender: u32) -> u32 {
+        self.0[sender as usize].load(Ordering::Relaxed)
+    }
+
+    /// `sender` has sent so many. To be called before the last of them can be on its way.
+    pub fn set(&self, sender: u32, sent: u32) {
+        self.0[sender as usize].store(sent, Ordering::Relaxed);
+    }
+}
+
 /// The percentiles of a histogram, in its unit.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Percentiles {
     pub count: u64,
     pub mean: f64,
@@ -191,6 +283,26 @@ impl Percentiles {
             p99_99: histogram.value_at_quantile(0.9999),
             max: histogram.max(),
         })
+    }
+}
+
+/// A histogram as it travels: packed, and with our own bounds when it has arrived.
+mod packed {
+    use hdrhistogram::Histogram;
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::hlog::{pack, unpack};
+
+    pub(super) fn serialize<S: Serializer>(histogram: &Histogram<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+        pack(histogram).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Histogram<u64>, D::Error> {
+        let theirs = unpack(&String::deserialize(deserializer)?).map_err(D::Error::custom)?;
+        let mut histogram = super::latency_histogram();
+        histogram.add(theirs).map_err(D::Error::custom)?;
+        Ok(histogram)
     }
 }
 

@@ -12,7 +12,10 @@ pub struct Thresholds {
     pub upgrade: Caps,
     pub join: Caps,
     pub deliver: Caps,
+    pub service: Caps,
     pub ack: Caps,
+    pub durable_ack: Caps,
+    pub resume: Caps,
     /// Messages that may be lost, received twice, received out of order, and connections that may be refused or closed
     /// before the run ends with 1; each 0 by default.
     pub loss: u64,
@@ -22,6 +25,10 @@ pub struct Thresholds {
     pub closed: u64,
     /// Deliveries per second that the measured window must reach.
     pub deliveries_per_s_min: Option<f64>,
+    /// Seconds from the drop until all that were dropped have had what they missed.
+    pub all_caught_up_s: Option<f64>,
+    /// Growth of the server's resident memory over the measured window, in bytes; needs `--server-pid`.
+    pub server_rss_growth_bytes: Option<f64>,
     /// Pings that every connection must have received by the end.
     pub pings_per_connection_min: Option<u32>,
     /// CPU time of the server per delivery; needs `--server-pid`.

@@ -1,13 +1,15 @@
-//! CPU time and memory of threads and processes, from `/proc`. The kernel accounts both in nanoseconds and without our help, so
-//! the figures cost nothing while they grow.
+//! CPU time, context switches and memory of threads and processes, from `/proc`. The kernel accounts them without our
+//! help, so the figures cost nothing while they grow.
+//!
+//! A thread that ends takes its figures with it: what it used since the last look is not seen.
 
 use std::fs;
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What one thread has used since it began.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ThreadTime {
     /// Its id.
     pub tid: u32,
@@ -17,6 +19,10 @@ pub struct ThreadTime {
     pub cpu_ns: u64,
     /// Time spent ready to run while another thread had the core, in nanoseconds.
     pub waited_ns: u64,
+    /// Times it gave its core up, to wait for something.
+    pub voluntary_switches: u64,
+    /// Times its core was taken from it.
+    pub involuntary_switches: u64,
 }
 
 /// A look at one process.
@@ -65,11 +71,15 @@ impl Sample {
 impl ThreadTime {
     fn since(&self, earlier: &Sample) -> Self {
         let before = earlier.threads.iter().find(|thread| thread.tid == self.tid);
-        let (cpu, waited) = before.map_or((0, 0), |thread| (thread.cpu_ns, thread.waited_ns));
+        // A thread that is new began at nothing.
+        let grown = |of: fn(&Self) -> u64| of(self).saturating_sub(before.map_or(0, of));
         Self {
-            cpu_ns: self.cpu_ns.saturating_sub(cpu),
-            waited_ns: self.waited_ns.saturating_sub(waited),
-            ..self.clone()
+            tid: self.tid,
+            name: self.name.clone(),
+            cpu_ns: grown(|thread| thread.cpu_ns),
+            waited_ns: grown(|thread| thread.waited_ns),
+            voluntary_switches: grown(|thread| thread.voluntary_switches),
+            involuntary_switches: grown(|thread| thread.involuntary_switches),
         }
     }
 
@@ -77,39 +87,15 @@ impl ThreadTime {
         let tid = task.file_name()?.to_str()?.parse().ok()?;
         let name = fs::read_to_string(task.join("comm")).ok()?.trim_end().to_owned();
         let (cpu_ns, waited_ns) = schedstat(&fs::read_to_string(task.join("schedstat")).ok()?)?;
-        Some(Self { tid, name, cpu_ns, waited_ns })
-    }
-}
-
-/// What machine this is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Environment {
-    /// Name and release of the kernel.
-    pub kernel: String,
-    /// The processor's name for itself.
-    pub cpu_model: String,
-    /// Cores this process may run on.
-    pub cores: u32,
-    /// Descriptors per table.
-    pub nofile: u64,
-    /// This program's version.
-    pub loadgen: &'static str,
-}
-
-impl Environment {
-    /// Reads what is not known yet.
-    #[must_use]
-    pub fn read(cores: u32, nofile: u64) -> Self {
-        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-        Self {
-            kernel: format!("Linux {}", release.trim_end()),
-            cpu_model: model.map_or_else(|| "unknown".to_owned(), |(_, name)| name.to_owned()),
-            cores,
-            nofile,
-            loadgen: env!("CARGO_PKG_VERSION"),
-        }
+        let status = fs::read_to_string(task.join("status")).ok()?;
+        Some(Self {
+            tid,
+            name,
+            cpu_ns,
+            waited_ns,
+            voluntary_switches: field(&status, "voluntary_ctxt_switches:"),
+            involuntary_switches: field(&status, "nonvoluntary_ctxt_switches:"),
+        })
     }
 }
 
@@ -119,9 +105,14 @@ fn schedstat(text: &str) -> Option<(u64, u64)> {
     Some((numbers.next()??, numbers.next()??))
 }
 
-fn kib_field(status: &str, name: &str) -> u64 {
+/// One number of a `status` file; 0 when it is not there, as memory is not for a process that has ended.
+fn field(status: &str, name: &str) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix(name));
-    line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1_024
+    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
+fn kib_field(status: &str, name: &str) -> u64 {
+    field(status, name) * 1_024
 }
 
 #[cfg(test)]
@@ -154,7 +145,8 @@ mod tests {
         assert_eq!(schedstat("123 45 6\n"), Some((123, 45)));
         assert_eq!(schedstat(""), None);
         assert_eq!(kib_field("Name:\tx\nVmRSS:\t    2048 kB\n", "VmRSS:"), 2_097_152);
-        let environment = Environment::read(2, 9);
-        assert!(environment.kernel.starts_with("Linux ") && !environment.cpu_model.is_empty());
+        let status = "voluntary_ctxt_switches:\t7\nnonvoluntary_ctxt_switches:\t3\n";
+        assert_eq!(field(status, "voluntary_ctxt_switches:"), 7);
+        assert_eq!(field(status, "nonvoluntary_ctxt_switches:"), 3);
     }
 }
