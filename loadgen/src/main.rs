@@ -9,6 +9,7 @@ mod audit;
 mod client;
 mod clock;
 mod closed_loop;
+mod compare;
 mod curve;
 mod disturbance;
 mod environment;
@@ -35,6 +36,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::compare::{MarginSetting, Margins};
 use crate::report::Outcome;
 use crate::run::Options;
 use crate::scenario::{Scenario, Settings};
@@ -59,6 +61,10 @@ enum Command {
     Run(Box<Run>),
     /// Shows a result again, from its JSON alone
     Report(Report),
+    /// Says whether one build differs from another, by their results
+    ///
+    /// Ends with 3 when B is worse in anything, else with 0; with 2 when it cannot compare.
+    Compare(Compare),
 }
 
 #[derive(Debug, clap::Args)]
@@ -92,6 +98,26 @@ struct Report {
     outputs: Outputs,
 }
 
+#[derive(Debug, clap::Args)]
+struct Compare {
+    /// Results of the one build, separated by commas
+    #[arg(value_name = "A.json[,…]", value_delimiter = ',', num_args = 1, required = true)]
+    a: Vec<PathBuf>,
+    /// Results of the other
+    #[arg(value_name = "B.json[,…]", value_delimiter = ',', num_args = 1, required = true)]
+    b: Vec<PathBuf>,
+    /// The smallest change of a figure (cpu, p50, p99, p99_9, throughput, memory) that matters, as a share of A, an
+    /// amount, or both: cpu=5%, p99=10%+100. Doubled when a side has a single run
+    #[arg(long, value_name = "FIGURE=MARGIN")]
+    margin: Vec<MarginSetting>,
+    /// Decides the draws of the bootstrap
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Write the comparison as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
 /// Files that a result is written to, beside the table on standard output.
 #[derive(Debug, clap::Args)]
 struct Outputs {
@@ -110,6 +136,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Run(arguments) => carry_out(*arguments),
         Command::Report(arguments) => show_again(&arguments),
+        Command::Compare(arguments) => set_side_by_side(&arguments),
     };
     match done {
         Ok(code) => code,
@@ -138,6 +165,18 @@ fn carry_out(arguments: Run) -> Result<ExitCode, String> {
 fn show_again(arguments: &Report) -> Result<ExitCode, String> {
     show(&Outcome::load(&arguments.result)?, &arguments.outputs)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn set_side_by_side(arguments: &Compare) -> Result<ExitCode, String> {
+    let mut margins = Margins::default();
+    arguments.margin.iter().for_each(|setting| margins.set(*setting));
+    let comparison = compare::compare(&arguments.a, &arguments.b, &margins, arguments.seed)?;
+    // A closed standard output leaves the JSON and the exit code to tell.
+    let _ = std::io::stdout().write_all(comparison.table().as_bytes());
+    if let Some(path) = &arguments.json {
+        write(path, comparison.json().as_bytes())?;
+    }
+    Ok(ExitCode::from(comparison.exit_code))
 }
 
 fn show(outcome: &Outcome, outputs: &Outputs) -> Result<(), String> {
