@@ -59,9 +59,10 @@ impl Figure {
         self != Self::Throughput
     }
 
-    /// Whether it says nothing when the generator was the bottleneck. What the server used was used all the same.
+    /// Whether it says nothing when the generator was the bottleneck, or when others had the server's cores. What the
+    /// server used was used all the same.
     #[must_use]
-    pub fn needs_valid(self) -> bool {
+    pub fn needs_quiet(self) -> bool {
         !matches!(self, Self::Cpu | Self::Memory)
     }
 }
@@ -99,10 +100,10 @@ impl Default for Margins {
         Self([
             margin(0.05, 0.0),
             margin(0.10, 100.0),
-            margin(0.10, 100.0),
-            margin(0.25, 500.0),
+            margin(0.15, 250.0),
+            margin(0.25, 1_000.0),
             margin(0.02, 0.0),
-            margin(0.05, 256.0),
+            margin(0.10, 1_024.0),
         ])
     }
 }

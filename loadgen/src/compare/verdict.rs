@@ -104,21 +104,16 @@ impl Comparison {
         };
         let (of_a, of_b) = (runs(a)?, runs(b)?);
         let shortest = of_a.iter().chain(&of_b).map(|run| run.pieces().0.min(run.pieces().1)).min().unwrap_or(0);
-        let invalid = a.iter().chain(b).find(|named| !named.outcome.valid);
         // What runs of one build differ by is unknown when a side has only one.
         let factor = if a.len().min(b.len()) < 2 { SINGLE_RUN_FACTOR } else { 1.0 };
         let differences = differences(&of_a, &of_b, seed);
         let row = |figure: Figure| {
             let difference = differences[figure as usize];
-            let why = if shortest < PIECES_MIN {
-                Some(format!("a window of fewer than {PIECES_MIN} s says too little"))
-            } else if let Some(named) = invalid.filter(|_| figure.needs_valid()) {
-                Some(format!("{} is INVALID", named.file))
-            } else if difference.is_none() {
-                Some("not measured on both sides".to_owned())
-            } else {
-                None
-            };
+            let too_short =
+                || (shortest < PIECES_MIN).then(|| format!("a window of fewer than {PIECES_MIN} s says too little"));
+            let unmeasured = || difference.is_none().then(|| "not measured on both sides".to_owned());
+            let why =
+                too_short().or_else(unmeasured).or_else(|| a.iter().chain(b).find_map(|named| named.doubt(figure)));
             Row::of(figure, difference, margins.of(figure).wider(factor), why)
         };
         let figures: Vec<Row> = Figure::ALL.into_iter().map(row).collect();
@@ -134,6 +129,24 @@ impl Comparison {
             verdict,
             exit_code: if verdict == Verdict::Worse { EXIT_WORSE } else { 0 },
         })
+    }
+}
+
+impl Named {
+    /// Why this result says nothing about `figure`.
+    fn doubt(&self, figure: Figure) -> Option<String> {
+        let (outcome, file) = (&self.outcome, &self.file);
+        if figure.needs_quiet() && !outcome.valid {
+            return Some(format!("{file} is INVALID"));
+        }
+        if figure.needs_quiet() && server_wait(outcome) > WAIT_SHARE_MAX {
+            return Some(format!("the server of {file} lacked a core"));
+        }
+        if figure == Figure::Memory && outcome.counts.joined < CONNECTIONS_MIN {
+            return Some(format!("{file} has fewer than {CONNECTIONS_MIN} connections"));
+        }
+        let grown = outcome.server.as_ref().map_or(0.0, |server| server.rss_bytes_per_connection);
+        (figure == Figure::Memory && grown <= 0.0).then(|| format!("the server of {file} was not fresh"))
     }
 }
 
@@ -240,7 +253,10 @@ fn differing_keys(a: &Value, b: &Value) -> Vec<String> {
 const NOT_THE_LOAD: [&str; 6] = ["name", "target", "room_prefix", "thresholds", "validity", "sources"];
 /// Fewer pieces than this give no interval worth the name.
 const PIECES_MIN: usize = 5;
+/// With fewer connections, what they cost drowns in what the process takes and gives back for itself.
+const CONNECTIONS_MIN: u64 = 1_000;
 const SINGLE_RUN_FACTOR: f64 = 2.0;
+/// Share of its time that a server may have been without a core for its latency to count.
 const WAIT_SHARE_MAX: f64 = 0.25;
 const SCHEMA: &str = "hubbub-loadgen-compare/1";
 const EXIT_WORSE: u8 = 3;
@@ -274,12 +290,14 @@ mod tests {
             let mut look = template.clone();
             look.from_s = 1.0 + f64::from(second);
             look.until_s = look.from_s + 1.0;
-            look.received = 1_000;
+            (look.received, look.connections) = (1_000, 2_000);
             let server = look.server.as_mut().unwrap();
             server.cpu_ns = 1_000 * (6_000 + mood * 20 + waste_us * 1_000);
             server.rss_bytes = 50_000_000;
             outcome.looks.push(look);
         }
+        outcome.counts.joined = 2_000;
+        outcome.server.as_mut().unwrap().rss_bytes_per_connection = 9_000.0;
         outcome.seconds = timeline.finish(1.0);
         outcome.phases.as_mut().unwrap().window_until_s = 21.0;
         Named { file: format!("{seed}-{waste_us}.json"), outcome }
@@ -346,6 +364,30 @@ mod tests {
         assert_eq!(verdict_on(&comparison, Figure::P99), Verdict::NotJudged);
         assert_eq!(verdict_on(&comparison, Figure::Cpu), Verdict::Worse);
         assert!(comparison.warnings.iter().any(|warning| warning.contains("2-20.json is INVALID")));
+    }
+
+    #[test]
+    fn a_server_without_its_core_says_nothing_about_latency() {
+        let mut b = run(2, 20);
+        let thread = &mut b.outcome.server.as_mut().unwrap().threads[0];
+        (thread.cpu_ns, thread.waited_ns) = (100, 90);
+        let comparison = of(&[run(1, 0)], &[b]);
+        assert_eq!(verdict_on(&comparison, Figure::P50), Verdict::NotJudged);
+        assert_eq!(verdict_on(&comparison, Figure::Cpu), Verdict::Worse);
+        assert!(comparison.warnings.iter().any(|warning| warning.contains("without a core 47 %")));
+    }
+
+    #[test]
+    fn memory_is_judged_for_many_connections_to_a_fresh_server() {
+        let (mut few, mut worn) = (run(2, 0), run(3, 0));
+        few.outcome.counts.joined = 100;
+        worn.outcome.server.as_mut().unwrap().rss_bytes_per_connection = 0.0;
+        for (doubted, why) in [(few, "fewer than 1000 connections"), (worn, "was not fresh")] {
+            let comparison = of(&[run(1, 0)], &[doubted]);
+            let row = &comparison.figures[Figure::Memory as usize];
+            assert_eq!(row.verdict, Verdict::NotJudged);
+            assert!(row.why.as_ref().unwrap().ends_with(why), "{row:?}");
+        }
     }
 
     #[test]
