@@ -267,6 +267,15 @@ impl Client {
         self.wire.text(text.as_bytes(), dialect, out);
     }
 
+    /// Appends a sign of life that asks for nothing: a server that is gone answers it with a reset.
+    pub fn show_life(&self, dialect: &mut Dialect, out: &mut Vec<u8>) {
+        match self.wire {
+            Wire::Lines(_) => write_line(PONG, out),
+            Wire::Frames(_) => encode_masked(Opcode::Pong, b"", dialect.mask_key(), out),
+            Wire::Head { .. } => {}
+        }
+    }
+
     /// Appends a proper farewell.
     pub fn goodbye(&mut self, dialect: &mut Dialect, out: &mut Vec<u8>) {
         if matches!(self.wire, Wire::Frames(_)) && self.talk.stage < Stage::Ended {
@@ -455,7 +464,7 @@ impl Talk {
             ("error", _) if self.stage >= Stage::Joined => tell(Happening::Error(why(&event))),
             ("error", _) => return Some(why(&event)),
             ("ping", _) => {
-                answer(b"{\"type\":\"pong\"}", dialect);
+                answer(PONG, dialect);
                 tell(Happening::Ping);
             }
             ("gap", _) => tell(Happening::GapTold),
@@ -522,6 +531,7 @@ fn write_line(text: &[u8], out: &mut Vec<u8>) {
     out.push(b'\n');
 }
 
+const PONG: &[u8] = b"{\"type\":\"pong\"}";
 const JOIN_ID: u64 = 1;
 const LEAVE_ID: u64 = 2;
 const SEQ_KEY: &[u8] = b"\"seq\":";

@@ -13,6 +13,7 @@ mod compare;
 mod curve;
 mod disturbance;
 mod environment;
+mod find_limit;
 mod hlog;
 mod html;
 mod layout;
@@ -39,7 +40,7 @@ use clap::{Parser, Subcommand};
 use crate::compare::{MarginSetting, Margins};
 use crate::report::Outcome;
 use crate::run::Options;
-use crate::scenario::{Scenario, Settings};
+use crate::scenario::{Kind, Settings};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -155,10 +156,27 @@ fn carry_out(arguments: Run) -> Result<ExitCode, String> {
         metrics_url: arguments.metrics_url,
         quiet: arguments.quiet,
     };
-    let scenario = Scenario::load(&arguments.scenario, arguments.settings).map_err(|error| error.to_string())?;
+    let (name, settings) =
+        Settings::load(&arguments.scenario, arguments.settings).map_err(|error| error.to_string())?;
+    let scenario = settings.clone().decide(name.clone()).map_err(|error| error.to_string())?;
+    if scenario.kind == Kind::FindLimit {
+        return find_the_limit(&name, &settings, &options, &arguments.outputs);
+    }
     let outcome = Outcome::judge(run::run(scenario, options).map_err(|error| error.to_string())?);
     show(&outcome, &arguments.outputs)?;
     Ok(ExitCode::from(outcome.exit_code))
+}
+
+fn find_the_limit(name: &str, settings: &Settings, options: &Options, outputs: &Outputs) -> Result<ExitCode, String> {
+    let limit = find_limit::find(name, settings, options).map_err(|error| error.to_string())?;
+    // A closed standard output leaves the file and the exit code to tell.
+    let _ = std::io::stdout().write_all(limit.table().as_bytes());
+    if let Some(path) = &outputs.json {
+        let mut text = serde_json::to_vec_pretty(&limit).map_err(|error| error.to_string())?;
+        text.push(b'\n');
+        write(path, &text)?;
+    }
+    Ok(ExitCode::from(limit.exit_code))
 }
 
 /// Ends with 0 whatever the result was: it is shown, not judged again.

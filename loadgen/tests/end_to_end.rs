@@ -4,13 +4,14 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tungstenite::handshake::server::{Request, Response};
 use tungstenite::{Message, accept_hdr};
@@ -344,3 +345,109 @@ fn frame(text: &[u8]) -> Vec<u8> {
 }
 
 const STALL_MS: u64 = 300;
+
+#[test]
+fn a_server_that_was_stopped_for_a_second_shows_it() {
+    let run = Run::of_a_stopped_server("constant");
+    assert_eq!((run.exit_code, run.count("lost")), (0, 0), "{}", run.output);
+    let deliver = &run.json["latency_us"]["deliver"];
+    assert!(deliver["p99_9"].as_u64() > Some(900_000), "{deliver}");
+    assert_eq!(deliver["count"], 5_000, "nothing planned was left out");
+}
+
+#[test]
+fn a_closed_loop_hides_that_a_server_was_stopped() {
+    let run = Run::of_a_stopped_server("closed");
+    let deliver = &run.json["latency_us"]["deliver"];
+    assert!(deliver["p99_9"].as_u64() < Some(500_000), "{deliver}");
+    assert!(deliver["max"].as_u64() > Some(900_000), "the one message that waited shows it: {deliver}");
+    assert!(deliver["count"].as_u64() < Some(4_500), "what was never sent cannot be late: {deliver}");
+}
+
+/// A relay in a process of its own, which can be stopped: this test's own program, called again for this test alone.
+#[test]
+fn a_relay_can_be_a_process() {
+    if std::env::var_os(RELAY_PROCESS).is_none() {
+        assert_eq!(RelayProcess::start().address.ip(), SocketAddr::from(([127, 0, 0, 1], 0)).ip());
+        return;
+    }
+    let mut output = std::io::stdout().lock();
+    writeln!(output, "\nRELAY {}", serve(Fault::None)).unwrap();
+    output.flush().unwrap();
+    // Until whoever started it goes away.
+    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+}
+
+const RELAY_PROCESS: &str = "LOADGEN_TEST_RELAY_PROCESS";
+
+struct RelayProcess {
+    process: std::process::Child,
+    address: SocketAddr,
+}
+
+impl RelayProcess {
+    fn start() -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "a_relay_can_be_a_process", "--nocapture"]).env(RELAY_PROCESS, "1");
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let address = lines.map(Result::unwrap).find_map(|line| line.strip_prefix("RELAY ")?.parse().ok());
+        Self { process, address: address.unwrap() }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.process), signal).unwrap();
+    }
+}
+
+impl Drop for RelayProcess {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Run {
+    /// Five seconds of echo at 1,000 messages/s, in the middle of which the server is stopped for one.
+    fn of_a_stopped_server(arrivals: &str) -> Self {
+        let relay = RelayProcess::start();
+        let scenario = format!("kind = 'echo'\nconnections = 1\nrate = 1000\narrivals = '{arrivals}'");
+        let address = relay.address;
+        let run = thread::spawn(move || Self::at(address, &scenario, &["--duration", "5s"]));
+        pause(Duration::from_millis(2_500));
+        relay.signal(Signal::STOP);
+        pause(Duration::from_millis(1_000));
+        relay.signal(Signal::CONT);
+        run.join().unwrap()
+    }
+}
+
+/// Lets time pass where time is what is tested.
+fn pause(time: Duration) {
+    #[expect(clippy::disallowed_methods, reason = "the stall is what is tested")]
+    thread::sleep(time);
+}
+
+#[test]
+fn the_limit_of_a_server_is_found_and_named() {
+    let scenario = "kind = 'find-limit'\nbase = 'echo'\nconnections = 4\nrate = 50\ngrowth = 2\nprecision = 0.5\n\
+                    rate_max = 200\n[thresholds]\ndeliver.max_us = 10000000";
+    let run = Run::at(serve(Fault::None), scenario, &[]);
+    assert_eq!(run.exit_code, 0, "{}", run.output);
+    assert_eq!((&run.json["highest"]["rate"], run.json["steps"].as_array().unwrap().len()), (&200.0.into(), 3));
+    let refusing = Run::at(serve(Fault::Refuse), &scenario.replace("rate = 50", "rate = 1"), &[]);
+    assert_eq!(refusing.exit_code, 99, "{}", refusing.output);
+    assert_eq!(refusing.json["gave_out"][0]["what"], "refused");
+}
+
+#[test]
+fn members_of_a_relay_that_leave_and_come_back_are_audited() {
+    let run = Run::against(
+        Fault::None,
+        "kind = 'churn'\nconnections = 20\nroom_size = 5\nsenders = 1\nrate = 400\nchurn_per_s = 0.8\naway = '50ms'",
+    );
+    assert_eq!((run.exit_code, run.count("lost")), (0, 0), "{}", run.output);
+    assert!(run.json["turnover"]["left"].as_u64() >= Some(7), "{}", run.output);
+    assert!(run.json["turnover"]["rejoined"].as_u64() >= Some(5), "{}", run.output);
+    assert_eq!(run.count("expected"), run.count("received"));
+}

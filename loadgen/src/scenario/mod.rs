@@ -8,7 +8,6 @@ mod span;
 
 use std::fmt;
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -122,12 +121,6 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// Reads the file at `path`; what `flags` set wins over it.
-    pub fn load(path: &Path, flags: Settings) -> Result<Self, ScenarioError> {
-        let (name, settings) = Settings::load(path, flags)?;
-        settings.decide(name)
-    }
-
     /// How many rooms there are.
     #[must_use]
     pub fn rooms(&self) -> u32 {
@@ -183,6 +176,8 @@ const ROOM_PREFIX_BYTES_MAX: usize = 100;
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn decide(text: &str) -> Result<Scenario, String> {
@@ -226,7 +221,8 @@ mod tests {
         let files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
         assert!(files.len() >= 6, "{files:?}");
         for file in files {
-            Scenario::load(&file, Settings::default()).unwrap();
+            let (name, settings) = Settings::load(&file, Settings::default()).unwrap();
+            settings.decide(name).unwrap();
         }
     }
 

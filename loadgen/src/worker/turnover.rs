@@ -206,7 +206,7 @@ impl Worker {
     }
 
     fn on_timer(&mut self, place: u32, due: Due, now: u64) {
-        let link = &self.links[place as usize];
+        let link = &mut self.links[place as usize];
         match due {
             Due::Return if link.course == Course::Away => self.come_back(place, now),
             Due::Joined(attempt) if link.course == Course::Returning && link.attempt == attempt => {
@@ -215,6 +215,9 @@ impl Worker {
             Due::Read => {
                 if let Some(conn) = link.conn.filter(|_| link.client.stage() < Stage::Ended) {
                     self.ring.resume(conn);
+                    // A reset that came while the window was shut may not have been taken; whoever speaks gets another.
+                    link.client.show_life(&mut self.dialect, &mut link.out);
+                    self.ready.push(place);
                 }
             }
             Due::Return | Due::Joined(_) => {}
