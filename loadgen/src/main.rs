@@ -111,7 +111,7 @@ struct Compare {
     /// amount, or both: cpu=5%, p99=10%+100. Doubled when a side has a single run
     #[arg(long, value_name = "FIGURE=MARGIN")]
     margin: Vec<MarginSetting>,
-    /// Decides the draws of the bootstrap
+    /// Decides what the bootstrap draws
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
     /// Write the comparison as JSON
@@ -168,6 +168,9 @@ fn carry_out(arguments: Run) -> Result<ExitCode, String> {
 }
 
 fn find_the_limit(name: &str, settings: &Settings, options: &Options, outputs: &Outputs) -> Result<ExitCode, String> {
+    if outputs.html.is_some() || outputs.hlog.is_some() {
+        return Err("find-limit is many runs: it writes --json, and neither --html nor --hlog".to_owned());
+    }
     let limit = find_limit::find(name, settings, options).map_err(|error| error.to_string())?;
     // A closed standard output leaves the file and the exit code to tell.
     let _ = std::io::stdout().write_all(limit.table().as_bytes());
