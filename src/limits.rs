@@ -24,8 +24,6 @@ pub const UNANSWERED_MAX: usize = 64;
 pub const HTTP_HEAD_BYTES_MAX: usize = 8 * 1024;
 /// Longest payload of a WebSocket control frame (RFC 6455, section 5.5).
 pub const CONTROL_PAYLOAD_BYTES_MAX: usize = 125;
-/// Bytes kept of a connection whose reading was stopped; more may be in its socket.
-pub const HELD_INPUT_BYTES_MAX: usize = 64 * 1024;
 /// Messages in one chunk of a replay.
 pub const REPLAY_CHUNK_MESSAGES: usize = 64;
 /// Bytes after which a chunk of a replay ends.
@@ -70,8 +68,6 @@ pub const DESCRIPTORS_RESERVED: u64 = 256;
 pub const MESSAGE_BYTES_CEILING: usize = 64 * 1024 * 1024;
 
 const _: () = assert!(REPLAY_CHUNK_BYTES < OUTBOX_BYTES_MIN, "a chunk must fit an outbox");
-const _: () = assert!(CONTROL_PAYLOAD_BYTES_MAX < HELD_INPUT_BYTES_MAX);
-const _: () = assert!(HTTP_HEAD_BYTES_MAX <= HELD_INPUT_BYTES_MAX, "a request head must fit what is held");
 const _: () = assert!(SHARDS_MAX <= u16::MAX as usize);
 const _: () = assert!(REPLAY_CHUNK_MESSAGES <= PAGE_MAX);
 const _: () = assert!(ROOMS_IDLE_MAX < ROOMS_PER_SHARD_MAX);

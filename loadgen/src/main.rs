@@ -1,8 +1,9 @@
 //! The `loadgen` program: an open-loop load generator for servers with long-lived connections and rooms.
 //!
 //! The plan (who sends when) is laid out ahead; workers carry it out, each with its own ring and descriptors; every
-//! subscriber audits what it receives; latency counts from the planned time. See `run` for the order of events and
-//! `report` for what comes out.
+//! subscriber audits what it receives; latency counts from the planned time. See `run` for the order of events,
+//! `sampling` for what is recorded beside it each second, `report`, `html` and `hlog` for what comes out, and `compare` for
+//! how two builds are told apart.
 
 mod address;
 mod audit;

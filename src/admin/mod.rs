@@ -1,9 +1,11 @@
-//! The admin port: metrics and health over HTTP, on a thread of its own.
+//! The admin port: metrics, health and profiles over HTTP, on a thread of its own.
 //!
 //! The thread never touches a shard: it reads figures that the shards keep anyway. Its sockets are opened in the
 //! thread itself, and [`spawn`] must come after every shard has taken a descriptor table of its own, or each of those
-//! tables would keep a copy of them. There is no administration here yet: `/api` and `/debug` wait for admin keys.
+//! tables would keep a copy of them. `/api` and `/debug` need the admin key; there is nothing below `/api` yet.
 
+mod key;
+mod profile;
 mod routes;
 
 use std::io;
@@ -18,6 +20,8 @@ use tokio::task::JoinSet;
 
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::readiness::Readiness;
+
+pub use key::AdminKey;
 
 /// A running admin port. Dropping it stops it.
 #[derive(Debug)]
@@ -47,6 +51,7 @@ pub enum AdminError {
 /// Opens the port on every address (0 chooses a port) and serves it from a thread of its own.
 pub fn spawn(
     addresses: &[SocketAddr],
+    key: Option<AdminKey>,
     metrics: &'static Metrics,
     readiness: Arc<Readiness>,
 ) -> Result<AdminHandle, AdminError> {
@@ -59,7 +64,7 @@ pub fn spawn(
             Ok((runtime, listeners, bound)) => {
                 // The one who asked may have given up, and then stops us as well.
                 let _ = report.send(Ok(bound));
-                runtime.block_on(serve(listeners, routes::router(metrics, readiness), stopped));
+                runtime.block_on(serve(listeners, routes::router(key, metrics, readiness), stopped));
             }
             Err(error) => {
                 let _ = report.send(Err(error));
@@ -148,7 +153,7 @@ mod tests {
     }
 
     fn start(readiness: &Arc<Readiness>) -> AdminHandle {
-        spawn(&[loopback()], metrics(), readiness.clone()).unwrap()
+        spawn(&[loopback()], None, metrics(), readiness.clone()).unwrap()
     }
 
     /// Sends one request and returns the status line and the body.
@@ -180,7 +185,7 @@ mod tests {
     fn metrics_are_those_of_the_shards() {
         let metrics = metrics();
         metrics.shards[1].connections.of(ConnectionKind::ChatWs).set(42);
-        let admin = spawn(&[loopback()], metrics, Arc::default()).unwrap();
+        let admin = spawn(&[loopback()], None, metrics, Arc::default()).unwrap();
         let (status, body) = get(admin.addresses()[0], "/metrics");
         assert_eq!(status, "HTTP/1.1 200 OK");
         assert!(body.contains("hubbub_connections{shard=\"1\",kind=\"chat_ws\"} 42\n"), "{body}");
@@ -202,7 +207,7 @@ mod tests {
     #[test]
     fn several_addresses_are_served() {
         let addresses = [loopback(), (Ipv6Addr::LOCALHOST, 0).into()];
-        let admin = spawn(&addresses, metrics(), Arc::default()).unwrap();
+        let admin = spawn(&addresses, None, metrics(), Arc::default()).unwrap();
         for address in admin.addresses() {
             assert_ne!(address.port(), 0);
             assert_eq!(get(*address, "/healthz").1, "ok\n");
@@ -214,7 +219,7 @@ mod tests {
     fn an_address_in_use_is_named_with_the_remedy() {
         let taken = std::net::TcpListener::bind(loopback()).unwrap();
         let address = taken.local_addr().unwrap();
-        let error = spawn(&[address], metrics(), Arc::default()).unwrap_err().to_string();
+        let error = spawn(&[address], None, metrics(), Arc::default()).unwrap_err().to_string();
         assert!(error.contains(&address.to_string()) && error.contains("--admin-listen"), "{error}");
     }
 

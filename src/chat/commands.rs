@@ -365,8 +365,9 @@ impl State {
             self.on_request(owner, request);
             return;
         }
-        if answered && let Some(session) = self.sessions.get_mut(conn) {
-            session.unanswered += 1;
+        if let Some(session) = self.sessions.get_mut(conn) {
+            session.unanswered += u16::from(answered);
+            session.unsettled |= !answered && !matches!(request, Request::Join(_));
         }
         self.lanes.push_request(owner, request);
     }

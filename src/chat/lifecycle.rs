@@ -9,7 +9,7 @@ use crate::chat::auth;
 use crate::chat::exchange::{JoinTicket, Refusal, Request, RoomId};
 use crate::chat::placement;
 use crate::chat::random::{Random, mix};
-use crate::chat::session::{Identity, Kind, Phase, Session, Wait};
+use crate::chat::session::{Farewell, Identity, Kind, Phase, Session, Wait};
 use crate::chat::state::{Deferred, State};
 use crate::chat::{ConnKind, Output};
 use crate::ids::{ConnId, Namespace, RoomName, SessionId, ShardId};
@@ -85,14 +85,17 @@ impl State {
 
     /// The peer asks no more. What it asked before is answered, also what needs no answer of its own: the owner of
     /// each of its rooms is asked to say when it has come that far.
-    pub(super) fn on_half_closed(&mut self, conn: ConnId) {
+    pub(super) fn on_finished(&mut self, conn: ConnId, farewell: Farewell) {
         let Some(session) = self.sessions.get_mut(conn) else {
             return;
         };
-        if session.kind == Kind::Relay || session.phase == Phase::Connecting {
-            return self.close(conn, CloseReason::Normal);
+        if session.phase == Phase::Connecting {
+            return self.close(conn, farewell.reason);
         }
-        session.close_when_answered.get_or_insert(CloseReason::Normal);
+        session.farewell.get_or_insert(farewell);
+        if !session.unsettled {
+            return self.close_if_answered(conn);
+        }
         let rooms = session.memberships.iter().filter_map(|membership| self.audiences.at(membership.audience));
         let mut owners: Vec<ShardId> = rooms.map(|audience| audience.owner).filter(|o| *o != self.here).collect();
         owners.sort_unstable();
@@ -121,10 +124,11 @@ impl State {
         let Some(session) = self.sessions.get(conn) else {
             return;
         };
-        match session.close_when_answered {
-            Some(CloseReason::Restart) if session.unanswered == 0 => self.close(conn, CloseReason::Restart),
-            Some(reason) if session.is_answered() => self.close(conn, reason),
-            _ => {}
+        if let Some(farewell) = session.farewell
+            && session.unanswered == 0
+            && (session.replaying == 0 || !farewell.after_replays)
+        {
+            self.close(conn, farewell.reason);
         }
     }
 
@@ -304,7 +308,7 @@ impl State {
             return;
         };
         if session.phase == Phase::Open && session.kind != Kind::Relay {
-            session.close_when_answered = Some(CloseReason::Restart);
+            session.farewell = Some(Farewell { reason: CloseReason::Restart, after_replays: false });
             self.send(conn, Event::Closing { reason: "restart", retry_after_ms });
             self.close_if_answered(conn);
         } else {

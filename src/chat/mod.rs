@@ -89,11 +89,15 @@ pub enum Input<'a> {
         /// The frame as every member will get it.
         frame: Bytes,
     },
-    /// The peer finished sending but still reads (TCP half-close): answer what is unanswered, finish the replay
-    /// that runs, then [`Output::Close`] with [`CloseReason::Normal`].
-    HalfClosed {
+    /// The peer says no more, or nothing that could be understood: what it said before is answered, and what it sent
+    /// to rooms comes back to it; then [`Output::Close`].
+    Finished {
         /// Who.
         conn: ConnId,
+        /// What to close it for.
+        reason: CloseReason,
+        /// It still reads (TCP half-close): a replay that runs is finished too.
+        reads_on: bool,
     },
     /// The shell is done with the connection, whoever ended it. Nothing is output for it any more.
     Closed {

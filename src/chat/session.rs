@@ -46,8 +46,18 @@ pub(super) struct Session {
     pub(super) switching: bool,
     /// A list of rooms is being gathered.
     pub(super) gathering: bool,
-    /// Close for this reason once everything is answered.
-    pub(super) close_when_answered: Option<CloseReason>,
+    /// It sent something to another shard that is not answered by itself.
+    pub(super) unsettled: bool,
+    /// Close it once everything is answered.
+    pub(super) farewell: Option<Farewell>,
+}
+
+/// How a connection ends that is still owed something.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Farewell {
+    pub(super) reason: CloseReason,
+    /// A replay that runs is finished first.
+    pub(super) after_replays: bool,
 }
 
 /// How far a connection has come.
@@ -218,7 +228,8 @@ impl Session {
             paused: false,
             switching: false,
             gathering: false,
-            close_when_answered: None,
+            unsettled: false,
+            farewell: None,
         }
     }
 
@@ -227,11 +238,6 @@ impl Session {
             Identity::User(user) => Some(user),
             Identity::Pending(_) | Identity::Relay => None,
         }
-    }
-
-    /// Whether everything that was asked has been answered, so that a peer that asks no more can be let go.
-    pub(super) fn is_answered(&self) -> bool {
-        self.unanswered == 0 && self.joining == 0 && self.replaying == 0
     }
 
     /// The membership in an audience, with its place among the connection's own.

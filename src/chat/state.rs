@@ -18,7 +18,7 @@ use crate::chat::exchange::{Delivery, Refusal, Request, RoomId};
 use crate::chat::lifecycle::{Drain, Timer};
 use crate::chat::random::Random;
 use crate::chat::room::Room;
-use crate::chat::session::{Promise, Sessions, Wait};
+use crate::chat::session::{Farewell, Promise, Sessions, Wait};
 use crate::chat::wheel::Wheel;
 use crate::chat::{CoreConfig, Handled, Input, Output};
 use crate::clock::Time;
@@ -132,7 +132,9 @@ impl State {
             Input::BadCommand { conn, id, code, message } => {
                 self.on_bad_command(conn, id, Refusal { code, message });
             }
-            Input::HalfClosed { conn } => self.on_half_closed(conn),
+            Input::Finished { conn, reason, reads_on } => {
+                self.on_finished(conn, Farewell { reason, after_replays: reads_on })
+            }
             Input::Closed { conn, reason: _ } => self.on_closed(conn),
             Input::ReplayReady { conn, audience } => self.on_replay_ready(conn, audience),
             Input::Tick => self.on_tick(),

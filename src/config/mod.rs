@@ -32,6 +32,8 @@ pub struct Config {
     pub tcp_listen: Vec<SocketAddr>,
     /// Where metrics and health are served. May be empty.
     pub admin_listen: Vec<SocketAddr>,
+    /// The file with the key that opens `/api` and `/debug`; without one they are closed.
+    pub admin_key_file: Option<PathBuf>,
     /// Where history will be kept. This version keeps it in memory and creates nothing there.
     pub data_dir: PathBuf,
     /// How many shards; `None` lets [`layout`] decide.
@@ -75,6 +77,7 @@ impl Default for Config {
             listen: loopback(9000),
             tcp_listen: loopback(9001),
             admin_listen: loopback(9002),
+            admin_key_file: None,
             data_dir: "./hubbub-data".into(),
             shards: None,
             cpus: None,

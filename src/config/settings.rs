@@ -99,6 +99,16 @@ pub(super) const SETTINGS: &[Setting] = &[
         write: |config| texts_or(&config.admin_listen, OFF),
     },
     Setting {
+        key: "admin_key_file",
+        shape: Shape::Text,
+        value_name: "FILE",
+        help: "The file with the key that opens /api and /debug; `off` keeps them closed",
+        read: |config, values| {
+            one(values).map(|value| config.admin_key_file = (value != OFF).then(|| PathBuf::from(value)))
+        },
+        write: |config| texts_or(config.admin_key_file.as_ref().map(|path| path.display()), OFF),
+    },
+    Setting {
         key: "data_dir",
         shape: Shape::Text,
         value_name: "DIRECTORY",

@@ -20,7 +20,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    pub(super) fn new(key: &'static str, what: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub(crate) fn new(key: &'static str, what: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { key, what: what.into(), remedy: remedy.into() }
     }
 }

@@ -1,6 +1,7 @@
 //! How connections end: what is queued is written, the goodbye said, the peer's goodbye awaited, the socket closed.
 //!
-//! `Open → Ending → Lingering → Closed`. The core is told when an end begins, so it never waits for a slow peer.
+//! `Open → Ending → Lingering → Closed`. A peer that ends the conversation, or breaks its framing, is first given what
+//! it is owed for what it said before. The core is told when an end begins, so it never waits for a slow peer.
 //! Every end has a deadline; past it the socket is reset. A socket is not closed while the peer may still be
 //! sending, for the reset that follows would destroy what it has not read (RFC 1122, section 4.2.2.13).
 
@@ -17,17 +18,34 @@ use crate::message::event::Event;
 use crate::net::Ended;
 
 impl Hub {
-    /// Begins the end of a connection, with the reason's own close code.
-    pub(super) fn end(&mut self, id: ConnId, reason: CloseReason) {
-        self.end_with(id, reason, Some(reason.code()));
+    /// Takes nothing more from a connection, and ends it once what it said before is answered and has come back to
+    /// it. `code` goes into the close frame; an empty one answers an empty one.
+    pub(super) fn end_when_answered(&mut self, id: ConnId, reason: CloseReason, code: Option<u16>) {
+        let Some(connection) = self.connections.get(id).filter(|connection| connection.is_open()) else { return };
+        if connection.farewell.is_some() {
+            return;
+        }
+        connection.farewell = Some((reason, code));
+        if !connection.flags.in_core {
+            return self.end(id, reason);
+        }
+        let _ = self.core.handle(Input::Finished { conn: id, reason, reads_on: false }, self.now);
+        self.pump();
+        if self.connections.get(id).is_some_and(|connection| connection.is_open()) {
+            self.set_alarm(id, Alarm::End, self.limits.close_timeout.as_millis() as u64);
+        }
     }
 
-    /// Begins the end of a connection. `code` goes into the close frame; an empty one answers an empty one.
-    pub(super) fn end_with(&mut self, id: ConnId, reason: CloseReason, code: Option<u16>) {
+    /// Begins the end of a connection.
+    pub(super) fn end(&mut self, id: ConnId, reason: CloseReason) {
         if !matches!(reason, CloseReason::SlowConsumer | CloseReason::PeerGone) {
             self.tell_gaps(id);
         }
         let Some(connection) = self.connections.get(id).filter(|connection| connection.is_open()) else { return };
+        let code = match connection.farewell {
+            Some((farewell, code)) if farewell == reason => code,
+            _ => Some(reason.code()),
+        };
         connection.phase = Phase::Ending(reason);
         connection.replays = Vec::new();
         if connection.pending.take().is_some() {
@@ -104,7 +122,7 @@ impl Hub {
         let Some(connection) = self.connections.get(id) else { return };
         connection.flags.peer_closed = true;
         match connection.phase {
-            Phase::Open => self.end_with(id, CloseReason::Normal, code),
+            Phase::Open => self.end_when_answered(id, CloseReason::Normal, code),
             Phase::Lingering(_) => self.close(id, Wish::Close(id)),
             Phase::Ending(_) | Phase::Closed => {}
         }
@@ -122,6 +140,8 @@ impl Hub {
                     self.finish_reading(id);
                 }
             }
+            // It is ending already, and may still read.
+            (_, Phase::Open, Ended::Finished) if connection.farewell.is_some() => {}
             (_, Phase::Open, _) => self.end(id, CloseReason::PeerGone),
             (_, Phase::Ending(_), Ended::Failed(_)) => self.close(id, Wish::Close(id)),
             (_, Phase::Ending(_) | Phase::Closed, _) => {}
@@ -131,13 +151,17 @@ impl Hub {
     /// A TCP peer has said all it will, and all of it was read.
     pub(super) fn finish_reading(&mut self, id: ConnId) {
         let Some(connection) = self.connections.get(id).filter(|connection| connection.is_open()) else { return };
+        if connection.farewell.is_some() {
+            return;
+        }
         if let Transport::ChatTcp(decoder) = &mut connection.transport
             && let Some(line) = decoder.finish()
             && !self.message(id, line.into(), true)
         {
             return;
         }
-        let _ = self.core.handle(Input::HalfClosed { conn: id }, self.now);
+        let finished = Input::Finished { conn: id, reason: CloseReason::Normal, reads_on: true };
+        let _ = self.core.handle(finished, self.now);
         self.pump();
     }
 
@@ -156,7 +180,14 @@ impl Hub {
         let limits = self.outbox_limits;
         let Some(connection) = self.connections.get(id) else { return };
         match connection.phase {
-            Phase::Open | Phase::Closed => {}
+            // What it is owed does not come.
+            Phase::Open => {
+                if let Some((reason, _)) = connection.farewell {
+                    self.end(id, reason);
+                    self.pump();
+                }
+            }
+            Phase::Closed => {}
             // A reader that is slow but moves is given the time it needs to read what it is owed.
             Phase::Ending(reason) if reason != CloseReason::SlowConsumer => {
                 match connection.outbox.stall_deadline_ms(&limits) {

@@ -24,11 +24,13 @@ pub(super) struct Connection {
     pub(super) queued_us: u64,
     /// The rest of a large frame, of which a piece is in flight.
     pub(super) unsent: Bytes,
-    /// Bytes that came while a command was blocked.
+    /// Bytes that came while a command was blocked: what the ring had received before it stopped, and no more.
     pub(super) held: Vec<u8>,
     pub(super) pending: Option<Box<Pending>>,
     /// Replays that go on when the outbox is half empty.
     pub(super) replays: Vec<AudienceId>,
+    /// It is closed for this reason, with this code, once what it said is answered. Nothing more is taken from it.
+    pub(super) farewell: Option<(CloseReason, Option<u16>)>,
     pub(super) flags: Flags,
 }
 
@@ -114,6 +116,7 @@ impl Connection {
             held: Vec::new(),
             pending: None,
             replays: Vec::new(),
+            farewell: None,
             flags: Flags::default(),
         }
     }

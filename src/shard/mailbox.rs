@@ -113,6 +113,11 @@ impl Mailbox {
         self.post.inboxes.len() == 1
     }
 
+    /// Everyone's inboxes.
+    pub(super) fn post(&self) -> &Post {
+        &self.post
+    }
+
     /// The bell of this shard.
     pub(super) fn bell(&self) -> &Doorbell {
         &self.inbox().bell

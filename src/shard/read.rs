@@ -8,7 +8,7 @@ use std::mem;
 
 use bytes::Bytes;
 
-use super::connection::{Pending, Phase, Transport};
+use super::connection::{Connection, Pending, Phase, Transport};
 use super::hub::{Hub, Wish};
 use crate::chat::outbox::Kind;
 use crate::chat::{Handled, Input};
@@ -101,8 +101,8 @@ impl Hub {
                 }
                 Err(error) => {
                     connection.flags.framing_broken = true;
-                    self.end(id, error.close_reason());
-                    return self.pump();
+                    let reason = error.close_reason();
+                    return self.end_when_answered(id, reason, Some(reason.code()));
                 }
             }
         }
@@ -112,6 +112,9 @@ impl Hub {
         let bytes_max = self.limits.max_message_bytes;
         loop {
             let Some(connection) = self.connections.get(id).filter(|connection| connection.is_open()) else { return };
+            if connection.farewell.is_some() {
+                return;
+            }
             let Transport::ChatTcp(decoder) = &mut connection.transport else { return };
             match decoder.decode(&mut input, bytes_max) {
                 Ok(None) => return,
@@ -121,8 +124,8 @@ impl Hub {
                     }
                 }
                 Err(error) => {
-                    self.end(id, error.close_reason());
-                    return self.pump();
+                    let reason = error.close_reason();
+                    return self.end_when_answered(id, reason, Some(reason.code()));
                 }
             }
         }
@@ -130,14 +133,15 @@ impl Hub {
 
     /// Carries out one item. False if reading must stop.
     fn on_item(&mut self, id: ConnId, item: Item<'_>) -> bool {
-        let is_open = self.connections.get(id).is_some_and(|connection| connection.is_open());
+        let listens = |connection: &mut Connection| connection.is_open() && connection.farewell.is_none();
+        let is_heard = self.connections.get(id).is_some_and(listens);
         match item {
             Item::Close { code, .. } => {
                 self.peer_closed(id, code);
                 self.pump();
                 true
             }
-            _ if !is_open => true,
+            _ if !is_heard => true,
             Item::Text(payload) => self.message(id, payload, true),
             Item::Binary(payload) => self.message(id, payload, false),
             Item::Ping(payload) => {

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,19 +68,27 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
     let machine = Machine::detect();
     let layout = Layout::decide(config, &machine).map_err(ServeError::Config)?;
     probe::probe().map_err(ServeError::Ring)?;
+    let key = config.admin_key_file.as_deref().map(read_key).transpose()?;
     let readiness = Arc::new(Readiness::default());
     let metrics: &'static Metrics = Box::leak(Box::new(Metrics::new(layout.shards())));
     let (notify, notices) = flume::bounded(NOTICES_MAX);
     // The handler writes to a pipe that every table must have, for a signal may arrive in any thread.
     let signals = Signals::new([SIGTERM, SIGINT])?;
     let mut server = Server::start(config, &layout, metrics, &notify)?;
-    let admin = admin::spawn(&config.admin_listen, metrics, readiness.clone())?;
+    let admin = admin::spawn(&config.admin_listen, key, metrics, readiness.clone())?;
     announce(&layout, &server.addresses, admin.addresses());
     forward_signals(signals, notify)?;
     readiness.enter(readiness::Stage::Ready);
     let result = server.wait(&notices, &readiness, config.drain_timeout);
     admin.stop();
     result
+}
+
+fn read_key(path: &Path) -> Result<admin::AdminKey, ServeError> {
+    admin::AdminKey::read(path).map_err(|error| {
+        let what = format!("{} cannot be used: {error}", path.display());
+        ServeError::Config(Problem::new("admin_key_file", what, "write a key into it: openssl rand -hex 32"))
+    })
 }
 
 /// Something that the main thread must hear.

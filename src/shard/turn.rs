@@ -109,7 +109,7 @@ impl Shard {
             }
             Event::Released { conn } => {
                 self.hub.released(conn);
-                self.control.left();
+                self.control.left(self.mailbox.post());
                 self.acceptor.descriptor_freed(&mut self.ring);
             }
             Event::Accepted { listener, socket } => self.accepted(listener, socket),
@@ -279,7 +279,8 @@ impl Shard {
             || !self.hub.unblocked.is_empty()
             || !self.hub.due.wishes.is_empty()
             || self.can_post()
-            || self.control.stage() != self.turn.stage;
+            || self.control.stage() != self.turn.stage
+            || self.is_over();
         if !has_work {
             self.hub.metrics.sleeps_total.inc();
             self.report();
@@ -324,10 +325,13 @@ impl Shard {
                 Stage::Stopping | Stage::Stopped => self.hub.reset_all(),
             }
         }
-        let is_over = self.turn.stage >= Stage::Draining && self.hub.connections.len() == 0;
-        if is_over {
+        if self.is_over() {
             self.turn.stage = Stage::Stopped;
         }
+    }
+
+    fn is_over(&self) -> bool {
+        self.turn.stage >= Stage::Draining && self.hub.connections.len() == 0 && self.control.is_over()
     }
 }
 

@@ -96,6 +96,62 @@ fn without_an_admin_key_the_api_is_closed() {
 }
 
 #[test]
+fn a_profile_names_what_runs_and_disturbs_nobody() {
+    let key = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-admin-key", std::process::id()));
+    std::fs::write(&key, "a key of this test alone\n").unwrap();
+    let server = Server::with(["--shards=2", "--admin-key-file", key.to_str().unwrap()]);
+    let target = "/debug/pprof/profile?seconds=1&hz=999";
+    for wrong in [vec![], vec![("Authorization", "Bearer a key of another test ")]] {
+        assert_eq!(http(server.admin(), "GET", target, &wrong).status, 403);
+    }
+    let shows = [("Authorization", "Bearer a key of this test alone")];
+    let admin = server.admin();
+    assert_eq!(http(admin, "GET", "/debug/pprof/profile?seconds=61", &shows).status, 400);
+    assert_eq!(http(admin, "GET", "/debug/elsewhere", &shows).status, 404);
+    let mut ann = server.member("ann", "lobby");
+    let mut bob = server.tcp_as("bob");
+    bob.join("lobby");
+    let busy = std::thread::spawn(move || http(admin, "GET", target, &shows));
+    let mut said = 0;
+    let mut second = None;
+    while !busy.is_finished() {
+        for n in 0..20 {
+            ann.say("lobby", n);
+        }
+        said += 20;
+        ann.messages(20);
+        bob.messages(20);
+        // Refused while the first one runs; the first may not have begun at the very start.
+        if second.is_none() && said >= 200 {
+            second = Some(http(admin, "GET", "/debug/pprof/profile?seconds=1", &shows).status);
+        }
+    }
+    let profile = busy.join().unwrap();
+    if profile.status == 503 {
+        assert!(profile.text().contains("perf_event"), "{}", profile.text());
+        return;
+    }
+    assert_eq!((profile.status, second), (200, Some(409)), "{}", profile.text());
+    let mut raw = Vec::new();
+    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&profile.body[..]), &mut raw).unwrap();
+    let text = String::from_utf8_lossy(&raw);
+    for name in ["hubbub::", "hubbub-shard-1", "nanoseconds", "io_uring_enter"] {
+        assert!(text.contains(name), "{name} in {} bytes after {said} messages", raw.len());
+    }
+    let folded = http(admin, "GET", "/debug/pprof/profile?seconds=1&format=folded", &shows);
+    assert_eq!((folded.status, folded.header("Content-Type")), (200, Some("text/plain; charset=utf-8")));
+    assert_eq!(server.metrics().sum("hubbub_closed_total", &[]), 0);
+}
+
+#[test]
+fn an_admin_key_that_cannot_be_used_is_named() {
+    let output = crate::harness::run_to_end(&["serve", "--listen", "127.0.0.1:0", "--admin-key-file", "/nowhere/key"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("admin_key_file") && said.contains("/nowhere/key") && said.contains("openssl"), "{said}");
+}
+
+#[test]
 fn the_announcement_says_where_and_how() {
     let server = Server::with_shards(2);
     let announced = server.announced();

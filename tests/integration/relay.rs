@@ -3,7 +3,7 @@
 use serde_json::json;
 use tungstenite::Message;
 
-use crate::harness::{Frame, RelayClient, Server};
+use crate::harness::{Frame, RelayClient, Server, masked_frame};
 
 #[test]
 fn messages_come_back_as_they_went() {
@@ -31,6 +31,22 @@ fn a_fragmented_message_arrives_whole() {
 }
 
 #[test]
+fn what_was_said_before_the_end_comes_back_first() {
+    let server = Server::with_shards(4);
+    let echo = Frame { first: 0x81, payload: b"one".to_vec() };
+    // The rooms, and the connections, are spread over the shards.
+    for n in 0..24 {
+        let ends = [(masked_frame(0xb1, b"two"), 1002), (masked_frame(0x88, &[0x03, 0xe8]), 1000)];
+        for (end, code) in ends {
+            let mut raw = server.raw_ws(&format!("/relay/room-{n}"));
+            raw.write(&[masked_frame(0x81, b"one"), end, masked_frame(0x81, b"three")].concat());
+            assert_eq!(raw.next(), Some(echo.clone()));
+            assert_eq!(raw.next().and_then(|frame| frame.close_code()), Some(code));
+        }
+    }
+}
+
+#[test]
 fn everyone_hears_everything_in_one_order() {
     let server = Server::with_shards(4);
     let mut members: Vec<RelayClient> = (0..24).map(|_| server.relay("crowd")).collect();
@@ -39,7 +55,9 @@ fn everyone_hears_everything_in_one_order() {
         member.settle(&format!("settle {n}"));
     }
     let shards = server.metrics().by_shard("hubbub_connections", &[("kind", "relay")]);
-    assert!(shards.iter().all(|count| *count > 0), "24 connections left a shard of 4 empty: {shards:?}");
+    // The kernel spreads them by chance.
+    let used = shards.iter().filter(|count| **count > 0).count();
+    assert!(used >= 3, "24 connections were spread over {used} of 4 shards only: {shards:?}");
     let heard: Vec<Vec<String>> = std::thread::scope(|scope| {
         let threads: Vec<_> = members
             .iter_mut()

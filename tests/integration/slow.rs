@@ -188,6 +188,35 @@ fn by_skip_gaps_cover_exactly_what_is_missing() {
 }
 
 #[test]
+fn by_skip_what_is_missing_at_the_end_is_told_before_it() {
+    let server = Server::with(["--shards=2", "--limits-slow-consumer=skip"]);
+    let mut healthy = server.member("healthy", "lobby");
+    let mut talker = server.member("talker", "lobby");
+    let mut slow = server.tcp_with_small_buffer();
+    slow.connect_as("slow");
+    slow.join("lobby");
+    flood(&mut talker, &mut healthy, FLOOD);
+    assert!(server.metrics().sum("hubbub_dropped_total", &[("reason", "skipped")]) > 0);
+    slow.stream().shutdown(std::net::Shutdown::Write).unwrap();
+    let (events, _) = slow.end();
+    let mut next = 1;
+    for event in events {
+        match event.kind() {
+            "gap" => {
+                assert_eq!(event["from"].as_u64(), Some(next), "{}", event.text);
+                next = event["to"].as_u64().unwrap() + 1;
+            }
+            "message" => {
+                assert_eq!(event.seq(), next, "{}", event.text);
+                next += 1;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(next, FLOOD + 1, "the stream ended short without a word");
+}
+
+#[test]
 fn while_one_stalls_nobody_else_waits_or_loses_anything() {
     let server = Server::with(["--shards=4", "--limits-outbox-stall=500ms", "--limits-close-timeout=300ms"]);
     let mut members: Vec<Client> = (0..12).map(|n| server.member(&format!("user {n}"), "lobby")).collect();

@@ -223,7 +223,7 @@ impl Shell {
                 Handled::Done
             }
             Inbound::HalfClose => {
-                self.give(Input::HalfClosed { conn }, env);
+                self.give(Input::Finished { conn, reason: CloseReason::Normal, reads_on: true }, env);
                 Handled::Done
             }
             Inbound::Pong => Handled::Done,

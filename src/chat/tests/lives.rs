@@ -116,7 +116,7 @@ fn a_half_closed_connection_is_answered_and_then_closed() {
         world.join(ann, &room);
         world.command(ann, Some(2), message(&room, "with a tag"));
         world.say(ann, &room, "without");
-        world.input(ann.shard, Input::HalfClosed { conn: ann.conn });
+        world.input(ann.shard, Input::Finished { conn: ann.conn, reason: CloseReason::Normal, reads_on: true });
         world.pump();
         let log = world.log(ann);
         let lines = ["message", "close"].map(|word| only(&log, &[word]));
@@ -138,7 +138,7 @@ fn a_half_closed_connection_gets_the_replay_it_asked_for() {
     world.reads_replays = false;
     let ann = world.client(0, "ann");
     world.command(ann, Some(1), CommandBody::Join(Join { history: 200, ..join(&room) }));
-    world.input(ann.shard, Input::HalfClosed { conn: ann.conn });
+    world.input(ann.shard, Input::Finished { conn: ann.conn, reason: CloseReason::Normal, reads_on: true });
     world.pump();
     assert!(world.clients[&ann].closed.is_none());
     while world.take_chunk(ann) {
@@ -157,8 +157,8 @@ fn half_closed_connections_with_nothing_to_wait_for_go_at_once() {
     let ann = world.joined(0, "ann", &[]);
     world.pump();
     for member in [silent, relay, ann] {
-        world.input(member.shard, Input::HalfClosed { conn: member.conn });
-        assert_eq!(world.clients[&member].closed, Some(CloseReason::Normal));
+        world.input(member.shard, Input::Finished { conn: member.conn, reason: CloseReason::Normal, reads_on: true });
+        assert_eq!(world.clients[&member].closed, Some(CloseReason::Normal), "{member:?}");
     }
 }
 
@@ -201,7 +201,7 @@ fn what_comes_for_a_connection_that_is_gone_finds_nothing() {
     let command = crate::message::command::Command { id: Some(1), body: message("lobby", "x") };
     world.input(stale.shard, Input::Command { conn: stale.conn, command });
     world.input(stale.shard, Input::Relay { conn: stale.conn, frame: "x".into() });
-    world.input(stale.shard, Input::HalfClosed { conn: stale.conn });
+    world.input(stale.shard, Input::Finished { conn: stale.conn, reason: CloseReason::Normal, reads_on: true });
     world.input(stale.shard, Input::Closed { conn: stale.conn, reason: CloseReason::Normal });
     assert_eq!(world.states[0].counts(), before);
     assert!(world.log(ann).is_empty());

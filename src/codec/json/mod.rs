@@ -7,7 +7,7 @@
 mod decode;
 mod encode;
 mod event;
-mod scan;
+pub mod scan;
 
 pub use decode::{DecodeError, decode};
 pub use encode::{encode, encode_string};
