@@ -1,14 +1,16 @@
 //! The `loadgen` program: an open-loop load generator for servers with long-lived connections and rooms.
 //!
 //! The plan (who sends when) is laid out ahead; workers carry it out, each with its own ring and descriptors; every
-//! subscriber audits what it receives; latency counts from the planned time. See `run` for the order of events and
-//! `report` for what comes out.
+//! subscriber audits what it receives; latency counts from the planned time. See `run` for the order of events,
+//! `sampling` for what is recorded beside it each second, `report`, `html` and `hlog` for what comes out, and `compare` for
+//! how two builds are told apart.
 
 mod address;
 mod audit;
 mod client;
 mod clock;
 mod closed_loop;
+mod compare;
 mod crew;
 mod curve;
 mod disturbance;
@@ -38,6 +40,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::compare::{MarginSetting, Margins};
 use crate::fleet::agent;
 use crate::report::Outcome;
 use crate::run::Options;
@@ -65,6 +68,10 @@ enum Command {
     Agent(Agent),
     /// Shows a result again, from its JSON alone
     Report(Report),
+    /// Says whether one build differs from another, by their results
+    ///
+    /// Ends with 3 when B is worse in anything, else with 0; with 2 when it cannot compare.
+    Compare(Compare),
 }
 
 #[derive(Debug, clap::Args)]
@@ -117,6 +124,26 @@ struct Report {
     outputs: Outputs,
 }
 
+#[derive(Debug, clap::Args)]
+struct Compare {
+    /// Results of the one build, separated by commas
+    #[arg(value_name = "A.json[,…]", value_delimiter = ',', num_args = 1, required = true)]
+    a: Vec<PathBuf>,
+    /// Results of the other
+    #[arg(value_name = "B.json[,…]", value_delimiter = ',', num_args = 1, required = true)]
+    b: Vec<PathBuf>,
+    /// The smallest change of a figure (cpu, p50, p99, p99_9, throughput, memory) that matters, as a share of A, an
+    /// amount, or both: cpu=5%, p99=10%+100. Doubled when a side has a single run
+    #[arg(long, value_name = "FIGURE=MARGIN")]
+    margin: Vec<MarginSetting>,
+    /// Decides what the bootstrap draws
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Write the comparison as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
 /// Files that a result is written to, beside the table on standard output.
 #[derive(Debug, clap::Args)]
 struct Outputs {
@@ -136,6 +163,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => carry_out(*arguments),
         Command::Agent(arguments) => lend(arguments),
         Command::Report(arguments) => show_again(&arguments),
+        Command::Compare(arguments) => set_side_by_side(&arguments),
     };
     match done {
         Ok(code) => code,
@@ -182,6 +210,9 @@ fn token(asked: Option<String>) -> String {
 }
 
 fn find_the_limit(name: &str, settings: &Settings, options: &Options, outputs: &Outputs) -> Result<ExitCode, String> {
+    if outputs.html.is_some() || outputs.hlog.is_some() {
+        return Err("find-limit is many runs: it writes --json, and neither --html nor --hlog".to_owned());
+    }
     let limit = find_limit::find(name, settings, options).map_err(|error| error.to_string())?;
     // A closed standard output leaves the file and the exit code to tell.
     let _ = std::io::stdout().write_all(limit.table().as_bytes());
@@ -197,6 +228,18 @@ fn find_the_limit(name: &str, settings: &Settings, options: &Options, outputs: &
 fn show_again(arguments: &Report) -> Result<ExitCode, String> {
     show(&Outcome::load(&arguments.result)?, &arguments.outputs)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn set_side_by_side(arguments: &Compare) -> Result<ExitCode, String> {
+    let mut margins = Margins::default();
+    arguments.margin.iter().for_each(|setting| margins.set(*setting));
+    let comparison = compare::compare(&arguments.a, &arguments.b, &margins, arguments.seed)?;
+    // A closed standard output leaves the JSON and the exit code to tell.
+    let _ = std::io::stdout().write_all(comparison.table().as_bytes());
+    if let Some(path) = &arguments.json {
+        write(path, comparison.json().as_bytes())?;
+    }
+    Ok(ExitCode::from(comparison.exit_code))
 }
 
 fn show(outcome: &Outcome, outputs: &Outputs) -> Result<(), String> {

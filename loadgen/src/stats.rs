@@ -21,8 +21,8 @@ pub struct Interval {
     /// Planned send time to arrival at a subscriber, of messages planned within the measured window.
     #[serde(with = "packed")]
     pub deliver: Histogram<u64>,
-    /// The moment at which the generator handed the message over to arrival at a subscriber, of the same messages: what a
-    /// closed loop would have measured.
+    /// The moment at which the generator handed the message over to arrival at a subscriber, of the same messages: delivery
+    /// without the generator's own lag.
     #[serde(with = "packed")]
     pub service: Histogram<u64>,
     /// Planned send time to the moment at which the generator handed the message over, of the same messages.

@@ -128,6 +128,47 @@ fn two_workers_share_the_connections() {
 }
 
 #[test]
+fn a_result_can_be_shown_again_from_its_json_alone() {
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let file = |name: &str| folder.join(format!("shown-{name}")).display().to_string();
+    let (first, again) = (["a.json", "a.html", "a.hlog"].map(file), ["b.json", "b.html", "b.hlog"].map(file));
+    let flags = ["--json", &first[0], "--html", &first[1], "--hlog", &first[2]];
+    let scenario = folder.join("shown.toml");
+    let target = format!("target = 'ws://{}/room/{{room}}'", serve(Fault::None));
+    std::fs::write(&scenario, target + "\nkind = 'echo'\nconnections = 4\nrate = 100\nduration = '500ms'").unwrap();
+    let run = loadgen(&[&["run", &scenario.display().to_string()][..], &flags].concat());
+    let shown = loadgen(&["report", &first[0], "--json", &again[0], "--html", &again[1], "--hlog", &again[2]]);
+    assert_eq!((run.0, shown.0), (0, 0), "{}{}", run.1, shown.1);
+    assert!(run.1.ends_with(&shown.1), "the same table: {} {}", run.1, shown.1);
+    for (first, again) in first.iter().zip(&again) {
+        assert!(std::fs::read(first).unwrap() == std::fs::read(again).unwrap(), "{first} and {again} differ");
+    }
+}
+
+#[test]
+fn two_runs_against_one_server_show_no_difference_in_throughput() {
+    let address = serve(Fault::None);
+    let scenario = "kind = 'echo'\nconnections = 4\nrate = 200\n[validity]\nlag_p99_us = 60000000\nworker_cpu = 9.0";
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let files = ["pair-a.json", "pair-b.json"].map(|name| folder.join(name).display().to_string());
+    for file in &files {
+        let run = Run::at_with(address, scenario, &["--duration", "6s"]);
+        assert_eq!(run.exit_code, 0, "{}", run.output);
+        std::fs::write(file, run.json.to_string()).unwrap();
+    }
+    let json = folder.join("pair.json").display().to_string();
+    let (code, output) = loadgen(&["compare", &files[0], &files[1], "--json", &json]);
+    let compared: Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+    let rows = compared["figures"].as_array().unwrap();
+    let throughput = rows.iter().find(|row| row["figure"] == "throughput").unwrap();
+    assert_eq!(throughput["verdict"], "no_difference", "{output}");
+    assert!((throughput["a"].as_f64().unwrap() - 200.0).abs() < 20.0, "{output}");
+    let is_worse = rows.iter().any(|row| row["verdict"] == "worse");
+    assert_eq!(code, if is_worse { 3 } else { 0 }, "{output}");
+    assert!(output.contains("not measured on both sides"), "nobody knew the server's process: {output}");
+}
+
+#[test]
 fn what_cannot_run_ends_with_2_and_a_reason() {
     let table = [
         (vec!["--target", "http://127.0.0.1:1"], "neither ws nor tcp"),
@@ -148,6 +189,13 @@ fn what_cannot_run_ends_with_2_and_a_reason() {
 const SMALL_ROOM: &str = "kind = 'fanout'\nconnections = 3\nrate = 200";
 
 /// What a run of the program came to.
+/// Runs the program: how it ended, and all it wrote.
+fn loadgen(arguments: &[&str]) -> (i32, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_loadgen")).args(arguments).output().unwrap();
+    let text = [output.stderr, output.stdout].map(|text| String::from_utf8(text).unwrap()).concat();
+    (output.status.code().unwrap(), text)
+}
+
 struct Run {
     exit_code: i32,
     json: Value,

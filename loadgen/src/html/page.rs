@@ -80,7 +80,7 @@ fn write_verdict(out: &mut String, outcome: &Outcome) -> std::fmt::Result {
     } else if !outcome.thresholds_missed.is_empty() {
         ("warn", "Valid and without a fault, but a threshold was missed")
     } else {
-        ("good", "Valid: nothing lost, nothing twice, nothing out of order, every threshold met")
+        ("good", "Valid: nothing lost, nothing twice, nothing out of order, no threshold missed")
     };
     writeln!(out, "<div class=\"verdict {class}\">\n<strong>{headline}</strong>")?;
     let reasons = [
@@ -132,7 +132,7 @@ fn write_percentiles(out: &mut String, outcome: &Outcome) -> std::fmt::Result {
     let latencies = &outcome.latency_us;
     let rows: [(&str, Option<Percentiles>, &str); 9] = [
         ("deliver", latencies.deliver, "planned to be sent → received, at every subscriber"),
-        ("service", latencies.service, "handed over → received: what a closed loop would have seen"),
+        ("service", latencies.service, "handed over → received: without the generator’s own lag"),
         ("lag", outcome.lag_us, "planned → handed over: the generator's own part"),
         ("ack", latencies.ack, "planned → the server’s ok"),
         ("durable ack", latencies.durable_ack, "planned → an ok that says it is on disk"),
@@ -259,8 +259,8 @@ fn text_of(value: &Value) -> String {
 const STYLE: &str = include_str!("style.css");
 const GUIDE: &str = "<p>The load is open: when each message is to be sent is planned ahead and does not wait for the server. \
 <b>deliver</b> counts from the planned time, so a server that stalls for a second shows it in a second’s worth of messages. \
-<b>service</b> counts from the moment at which the message was handed over, and would hide such a stall where the generator \
-was held up with the server.</p>
+<b>service</b> counts from the moment at \
+which the message was handed over: what is left of it without the generator’s own <b>lag</b>.</p>
 <p>All series share one time axis that begins at the first connect. A second in which something could not be read is left \
 out: the line breaks there, and nothing is filled in. Pointing at a line tells its values.</p>
 <p>Every subscriber audits each sender’s numbers, so lost, repeated and reordered messages are counted exactly. A run whose \

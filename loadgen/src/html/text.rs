@@ -51,6 +51,16 @@ impl Unit {
             Self::Cores => format!("{value:.2}"),
         }
     }
+
+    /// A number that is round already, for the ticks of an axis: without the zeros that stand for precision.
+    #[must_use]
+    pub fn round(self, value: f64) -> String {
+        match self {
+            Self::Time if value >= 1e6 => format!("{} s", short(value / 1e6)),
+            Self::Time if value >= 1e3 => format!("{} ms", short(value / 1e3)),
+            other => other.show(value),
+        }
+    }
 }
 
 fn count(value: f64) -> String {

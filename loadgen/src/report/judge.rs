@@ -9,6 +9,7 @@ use crate::curve::CurvePoint;
 use crate::environment::{Environment, without_secrets};
 use crate::fleet::coordinator::AgentPart;
 use crate::hlog;
+use crate::layout::RoomSizes;
 use crate::ledger::{Closing, Tally};
 use crate::progress::{thousands, time};
 use crate::report::outcome::{Generator, Latencies, Outcome, Phases, SCHEMA, Server, Tallied, Turnover, Window};
@@ -214,11 +215,14 @@ impl Outcome {
 }
 
 fn summary(scenario: &Scenario) -> String {
+    let size = match scenario.room_sizes {
+        RoomSizes::Fixed => thousands(u64::from(scenario.room_size)),
+        RoomSizes::Zipf => "sizes by Zipf's law".to_owned(),
+    };
     format!(
-        "{} connections in {} rooms of {}, {} messages/s for {}",
+        "{} connections in {} rooms of {size}, {} messages/s for {}",
         thousands(u64::from(scenario.connections)),
         thousands(u64::from(scenario.rooms())),
-        thousands(u64::from(scenario.room_size)),
         scenario.rate,
         scenario.duration
     )

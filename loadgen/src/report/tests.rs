@@ -7,8 +7,10 @@ use crate::audit::Faults;
 use crate::curve::CurvePoint;
 use crate::environment::Environment;
 use crate::ledger::{Closing, Tally};
+use crate::report::outcome::Turnover;
 use crate::sampling::process::{Sample, ThreadTime};
 use crate::sampling::recorder::{Recorder, Recording};
+use crate::sampling::scrape::{Page, Scrapes};
 use crate::scenario::Settings;
 use crate::stats::{Count, Counts, Handshakes, Interval};
 
@@ -161,4 +163,79 @@ fn what_the_generator_left_out_makes_a_run_invalid() {
     measured.closings[0].local_faults.insert("no local port".to_owned(), 2);
     let outcome = Outcome::judge(measured);
     assert_eq!((outcome.exit_code, outcome.invalid_reasons.len()), (98, 3), "{:?}", outcome.invalid_reasons);
+}
+
+/// The schema with every object closed, so that a field that it does not name is an error.
+fn closed(schema: &serde_json::Value) -> serde_json::Value {
+    match schema {
+        serde_json::Value::Object(fields) => {
+            let mut fields: serde_json::Map<_, _> =
+                fields.iter().map(|(name, value)| (name.clone(), closed(value))).collect();
+            if fields.contains_key("properties") && fields.contains_key("required") {
+                fields.insert("additionalProperties".to_owned(), false.into());
+            }
+            serde_json::Value::Object(fields)
+        }
+        serde_json::Value::Array(values) => values.iter().map(closed).collect(),
+        other => other.clone(),
+    }
+}
+
+#[test]
+fn a_result_is_what_the_schema_says() {
+    let schema: serde_json::Value = serde_json::from_str(include_str!("../../schema/result-2.json")).unwrap();
+    assert_eq!(schema["properties"]["schema"]["const"], crate::report::outcome::SCHEMA);
+    let validator = jsonschema::validator_for(&closed(&schema)).unwrap();
+    let mut full = outcome();
+    full.server.as_mut().unwrap().threads.push(full.generator.threads[0].clone());
+    full.turnover = Some(Turnover {
+        left: 2,
+        rejoined: 2,
+        retried: 0,
+        dropped: 2,
+        recovered: 2,
+        caught_up: 2,
+        all_caught_up_s: Some(0.5),
+    });
+    let mut scrapes = Scrapes { url: "http://127.0.0.1:1/metrics".to_owned(), ..Scrapes::default() };
+    scrapes.add(1.0, Ok(Page::default()));
+    scrapes.add(2.0, Err("no answer in time".to_owned()));
+    full.scrapes = Some(scrapes);
+    let sparse = Outcome::judge(measured("kind = 'hold'"));
+    for outcome in [full, sparse] {
+        let json: serde_json::Value = serde_json::from_str(&outcome.json()).unwrap();
+        let errors: Vec<String> =
+            validator.iter_errors(&json).map(|error| format!("{}: {error}", error.instance_path())).collect();
+        assert!(errors.is_empty(), "{errors:#?}");
+        let mut wrong = json.clone();
+        wrong["latency_us"]["deliver"]["p98"] = 1.into();
+        assert!(!validator.is_valid(&wrong), "a field that the schema does not name");
+        let mut wrong = json;
+        wrong.as_object_mut().unwrap().remove("counts");
+        assert!(!validator.is_valid(&wrong), "a field that is missing");
+    }
+}
+
+#[test]
+fn a_result_reads_back_as_it_was_written() {
+    let outcome = outcome();
+    let read = Outcome::parse(&outcome.json()).unwrap();
+    assert_eq!(read.json(), outcome.json());
+    assert_eq!(read.table(), outcome.table());
+    assert_eq!(crate::html::page(&read), crate::html::page(&outcome));
+}
+
+#[test]
+fn what_is_no_result_of_ours_is_refused() {
+    let json = outcome().json();
+    let table = [
+        ("", "no result"),
+        ("[]", "no result"),
+        ("{\"schema\": \"hubbub-loadgen/1\"}", "this program reads \"hubbub-loadgen/2\""),
+        (&json.replace("\"summary\"", "\"sumary\""), "missing field `summary`"),
+    ];
+    for (text, expected) in table {
+        let problem = Outcome::parse(text).unwrap_err();
+        assert!(problem.contains(expected), "{problem}");
+    }
 }
