@@ -42,6 +42,25 @@ def bars(title, values, unit):
     return frame(title, parts, TOP + max(1, len(known)) * step + 12)
 
 
+def grouped(title, groups, unit):
+    """For each of `groups`, {name: {member: number}}, a bar for each member, in the member's colour."""
+    members = list(dict.fromkeys(member for group in groups.values() for member in group))
+    colours = dict(zip(members, cycle()))
+    most = max((value for group in groups.values() for value in group.values() if math.isfinite(value)), default=0) or 1
+    left, step, gap = 110, 17, 14
+    parts, y = [], TOP + 20
+    for name, group in groups.items():
+        parts.append(f'<text x="{left - 10}" y="{y + len(group) * step / 2 + 4:.0f}" text-anchor="end">{escape(name)}</text>')
+        for member, value in group.items():
+            if math.isfinite(value):
+                length = (WIDTH - left - 110) * value / most
+                parts.append(f'<rect x="{left}" y="{y}" width="{length:.1f}" height="{step - 3}" fill="{colours[member]}"/>')
+                parts.append(f'<text x="{left + length + 6:.1f}" y="{y + 11}">{value:,.3g} {escape(unit)}</text>')
+            y += step
+        y += gap
+    return frame(title, parts + legend(members), y)
+
+
 def drawable(point, log):
     return all(map(math.isfinite, point)) and (point[1] > 0 or not log)
 

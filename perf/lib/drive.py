@@ -5,8 +5,10 @@ Everything listens on loopback. The server is always ended before a run returns,
 
 import contextlib
 import json
+import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -16,6 +18,10 @@ from lib import machine
 from lib.servers import HUBBUB, release_folder
 
 SCENARIOS = machine.ROOT / "perf/scenarios"
+
+
+# Whoever ends us by a signal ends what we started too.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 class Failed(Exception):

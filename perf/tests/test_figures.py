@@ -89,6 +89,9 @@ class Charts(unittest.TestCase):
 
     def test_names_cannot_break_out_of_a_chart(self):
         self.assertNotIn("<b>", charts.bars("<b>", {"<b>": 1.0}, "<b>"))
+        grouped = charts.grouped("<b>", {"<b>": {"a": 1.0, "<b>": 2.0}, "c": {"<b>": math.nan}}, "µs")
+        self.assertNotIn("<b>", grouped)
+        self.assertEqual(grouped.count("µs"), 2)
         self.assertIn("nothing was measured", charts.lines("x", {"a": [(1, math.nan)]}, "x", "y"))
 
 
