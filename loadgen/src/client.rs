@@ -3,19 +3,16 @@
 //! Messages of the run are recognised by their stamp and read without parsing JSON; everything else, which is rare, is
 //! parsed in full.
 
-use std::sync::Arc;
-
 use hubbub::codec::json::{ServerEvent, decode_event};
 use hubbub::codec::lines;
 use hubbub::codec::websocket::frame::{encode_close_masked, encode_masked};
-use hubbub::codec::websocket::handshake::{SUBPROTOCOL_JSON, read_response, write_request};
+use hubbub::codec::websocket::handshake::{read_response, write_request};
 use hubbub::codec::websocket::{Decoder, Item, Opcode, Role};
-use memchr::memmem;
 
-use crate::payload::{Stamp, StampFinder};
-use crate::plan::Random;
-use crate::scenario::{ConnectBy, Scenario};
-use crate::target::{Protocol, Target};
+use crate::dialect::{Dialect, connect};
+use crate::payload::Stamp;
+use crate::scenario::ConnectBy;
+use crate::target::Protocol;
 
 /// What a connection has received, or come to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,52 +113,6 @@ pub enum Stage {
     Outside,
     /// Over.
     Ended,
-}
-
-/// What all connections of a worker share: how to speak, and buffers to speak with.
-#[derive(Debug)]
-pub struct Dialect {
-    scenario: Arc<Scenario>,
-    target: Arc<Target>,
-    random: Random,
-    stamps: StampFinder,
-    seqs: SeqFinder,
-    text: Vec<u8>,
-}
-
-impl Dialect {
-    /// `seed` decides mask keys only.
-    #[must_use]
-    pub fn new(scenario: Arc<Scenario>, target: Arc<Target>, seed: u64) -> Self {
-        let random = Random::new(seed);
-        Self { scenario, target, random, stamps: StampFinder::new(), seqs: SeqFinder::new(), text: Vec::new() }
-    }
-
-    fn room(&self, index: u32) -> String {
-        format!("{}-{}", self.scenario.room_prefix, self.scenario.layout.room_of(index))
-    }
-
-    /// A key that is never 0, which would leave the payload unmasked and spare the server a part of its work.
-    fn mask_key(&mut self) -> [u8; 4] {
-        (self.random.next_u64() as u32 | 1).to_ne_bytes()
-    }
-
-    fn entropy(&mut self) -> [u8; 16] {
-        (u128::from(self.random.next_u64()) << 64 | u128::from(self.random.next_u64())).to_ne_bytes()
-    }
-
-    fn subprotocol(&self) -> Option<&'static str> {
-        (self.target.protocol == Protocol::Chat).then_some(SUBPROTOCOL_JSON)
-    }
-
-    fn path(&self, index: u32) -> String {
-        let path = self.target.path_of(&self.room(index));
-        if self.target.protocol == Protocol::Relay || self.scenario.connect_by == ConnectBy::Command {
-            return path;
-        }
-        let separator = if path.contains('?') { '&' } else { '?' };
-        format!("{path}{separator}name={}", user(index))
-    }
 }
 
 impl Client {
@@ -495,37 +446,6 @@ fn why(event: &ServerEvent<'_>) -> String {
     format!("error {}: {}", field("code"), field("message"))
 }
 
-/// Reads the number after `"seq":`, looking first where the last one was.
-#[derive(Debug)]
-struct SeqFinder {
-    last_at: usize,
-    key: memmem::Finder<'static>,
-}
-
-impl SeqFinder {
-    fn new() -> Self {
-        Self { last_at: 0, key: memmem::Finder::new(SEQ_KEY) }
-    }
-
-    fn read(&mut self, event: &[u8]) -> Option<u64> {
-        if !event.get(self.last_at..).is_some_and(|rest| rest.starts_with(SEQ_KEY)) {
-            self.last_at = self.key.find(event)?;
-        }
-        let digits = &event[self.last_at + SEQ_KEY.len()..];
-        let digits = digits.strip_prefix(b" ").unwrap_or(digits);
-        let len = digits.iter().take(SEQ_DIGITS_MAX).take_while(|digit| digit.is_ascii_digit()).count();
-        (len > 0).then(|| digits[..len].iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
-    }
-}
-
-fn user(index: u32) -> String {
-    format!("load-{index}")
-}
-
-fn connect(index: u32) -> String {
-    format!("{{\"type\":\"connect\",\"name\":\"{}\"}}", user(index))
-}
-
 fn write_line(text: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(text);
     out.push(b'\n');
@@ -534,19 +454,19 @@ fn write_line(text: &[u8], out: &mut Vec<u8>) {
 const PONG: &[u8] = b"{\"type\":\"pong\"}";
 const JOIN_ID: u64 = 1;
 const LEAVE_ID: u64 = 2;
-const SEQ_KEY: &[u8] = b"\"seq\":";
-/// What fits into 64 bits whatever the digits are.
-const SEQ_DIGITS_MAX: usize = 19;
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use hubbub::codec::http;
     use hubbub::codec::websocket::frame::encode;
-    use hubbub::codec::websocket::handshake::Upgrade;
+    use hubbub::codec::websocket::handshake::{SUBPROTOCOL_JSON, Upgrade};
 
     use super::*;
     use crate::scenario::Settings;
+    use crate::target::Target;
 
     /// A client, and what it says and tells.
     struct Talking {
@@ -762,20 +682,5 @@ mod tests {
         talking.connected();
         talking.take(b"HTTP/1.1 503 Service Unavailable\r\n\r\n", 4_000, true);
         assert_eq!(talking.told(), [Happening::Ended("the server answered 503".to_owned())]);
-    }
-
-    #[test]
-    fn room_numbers_are_read_wherever_they_stand() {
-        let mut finder = SeqFinder::new();
-        let table = [
-            ("{\"seq\":7,\"x\":1}", Some(7)),
-            ("{\"seq\":18446744073709551615}", Some(1_844_674_407_370_955_161)),
-            ("{\"room\":\"a\",\"seq\": 12}", Some(12)),
-            ("{\"seq\":\"7\"}", None),
-            ("{\"room\":\"a\"}", None),
-        ];
-        for (event, expected) in table {
-            assert_eq!(finder.read(event.as_bytes()), expected, "{event}");
-        }
     }
 }

@@ -13,6 +13,7 @@ mod closed_loop;
 mod compare;
 mod crew;
 mod curve;
+mod dialect;
 mod disturbance;
 mod environment;
 mod find_limit;

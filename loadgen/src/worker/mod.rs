@@ -16,9 +16,10 @@ use hubbub::net::{Ring, RingConfig, probe, table};
 
 use self::link::{Course, Link};
 use self::turnover::Turnover;
-use crate::client::{Dialect, Stage};
+use crate::client::Stage;
 use crate::clock::{NS_PER_MS, NS_PER_S, now_ns};
 use crate::closed_loop::ClosedLoop;
+use crate::dialect::Dialect;
 use crate::fleet::coordinator::AgentReport;
 use crate::ledger::{Closing, Ledger};
 use crate::payload::Stamp;

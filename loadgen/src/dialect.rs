@@ -1,0 +1,128 @@
+//! How to speak to the target of a scenario: the names that connections and rooms have, and what all connections of a
+//! worker share so as to write and read without allocating.
+
+use std::sync::Arc;
+
+use hubbub::codec::websocket::handshake::SUBPROTOCOL_JSON;
+use memchr::memmem;
+
+use crate::payload::StampFinder;
+use crate::plan::Random;
+use crate::scenario::{ConnectBy, Scenario};
+use crate::target::{Protocol, Target};
+
+/// What all connections of a worker share: how to speak, and buffers to speak with.
+#[derive(Debug)]
+pub struct Dialect {
+    /// The load.
+    pub scenario: Arc<Scenario>,
+    /// Where it goes.
+    pub target: Arc<Target>,
+    random: Random,
+    /// Finds stamps in messages.
+    pub stamps: StampFinder,
+    /// Finds numbers in messages.
+    pub seqs: SeqFinder,
+    /// Where messages are written before they are framed.
+    pub text: Vec<u8>,
+}
+
+impl Dialect {
+    /// `seed` decides mask keys only.
+    #[must_use]
+    pub fn new(scenario: Arc<Scenario>, target: Arc<Target>, seed: u64) -> Self {
+        let random = Random::new(seed);
+        Self { scenario, target, random, stamps: StampFinder::new(), seqs: SeqFinder::new(), text: Vec::new() }
+    }
+
+    /// The name of the room of connection `index`.
+    #[must_use]
+    pub fn room(&self, index: u32) -> String {
+        format!("{}-{}", self.scenario.room_prefix, self.scenario.layout.room_of(index))
+    }
+
+    /// A key that is never 0, which would leave the payload unmasked and spare the server a part of its work.
+    pub fn mask_key(&mut self) -> [u8; 4] {
+        (self.random.next_u64() as u32 | 1).to_ne_bytes()
+    }
+
+    /// What is random in an upgrade request.
+    pub fn entropy(&mut self) -> [u8; 16] {
+        (u128::from(self.random.next_u64()) << 64 | u128::from(self.random.next_u64())).to_ne_bytes()
+    }
+
+    /// What an upgrade asks for.
+    #[must_use]
+    pub fn subprotocol(&self) -> Option<&'static str> {
+        (self.target.protocol == Protocol::Chat).then_some(SUBPROTOCOL_JSON)
+    }
+
+    /// The path of connection `index`.
+    #[must_use]
+    pub fn path(&self, index: u32) -> String {
+        let path = self.target.path_of(&self.room(index));
+        if self.target.protocol == Protocol::Relay || self.scenario.connect_by == ConnectBy::Command {
+            return path;
+        }
+        let separator = if path.contains('?') { '&' } else { '?' };
+        format!("{path}{separator}name={}", user(index))
+    }
+}
+
+/// The command by which connection `index` says who it is.
+#[must_use]
+pub fn connect(index: u32) -> String {
+    format!("{{\"type\":\"connect\",\"name\":\"{}\"}}", user(index))
+}
+
+/// Reads the number after `"seq":`, looking first where the last one was.
+#[derive(Debug)]
+pub struct SeqFinder {
+    last_at: usize,
+    key: memmem::Finder<'static>,
+}
+
+impl SeqFinder {
+    fn new() -> Self {
+        Self { last_at: 0, key: memmem::Finder::new(SEQ_KEY) }
+    }
+
+    /// The number in `event`, if there is one.
+    pub fn read(&mut self, event: &[u8]) -> Option<u64> {
+        if !event.get(self.last_at..).is_some_and(|rest| rest.starts_with(SEQ_KEY)) {
+            self.last_at = self.key.find(event)?;
+        }
+        let digits = &event[self.last_at + SEQ_KEY.len()..];
+        let digits = digits.strip_prefix(b" ").unwrap_or(digits);
+        let len = digits.iter().take(SEQ_DIGITS_MAX).take_while(|digit| digit.is_ascii_digit()).count();
+        (len > 0).then(|| digits[..len].iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
+    }
+}
+
+fn user(index: u32) -> String {
+    format!("load-{index}")
+}
+
+const SEQ_KEY: &[u8] = b"\"seq\":";
+/// What fits into 64 bits whatever the digits are.
+const SEQ_DIGITS_MAX: usize = 19;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_numbers_are_read_wherever_they_stand() {
+        let mut finder = SeqFinder::new();
+        let table = [
+            ("{\"seq\":7,\"x\":1}", Some(7)),
+            ("{\"seq\":18446744073709551615}", Some(1_844_674_407_370_955_161)),
+            ("{\"room\":\"a\",\"seq\": 12}", Some(12)),
+            ("{\"seq\":\"7\"}", None),
+            ("{\"room\":\"a\"}", None),
+        ];
+        for (event, expected) in table {
+            assert_eq!(finder.read(event.as_bytes()), expected, "{event}");
+        }
+    }
+}
