@@ -7,5 +7,5 @@
 
 pub mod agent;
 pub mod coordinator;
-mod offset;
+pub mod offset;
 mod wire;

@@ -184,6 +184,15 @@ fn write_cost(out: &mut String, outcome: &Outcome) -> std::fmt::Result {
         rows.push(("server", "not measured: give --server-pid".to_owned()));
     }
     rows.push(("generator CPU in the window", of_generator));
+    rows.extend(generator.agents.iter().map(|agent| {
+        let clock = agent.clock;
+        let (offset, sure) = (clock.offset_ns as f64 / 1e3, clock.uncertainty_ns as f64 / 1e3);
+        let text = format!(
+            "{}: {} workers, {:.2} cores (busiest worker {:.2}), clock {offset:+.1} ± {sure:.1} µs",
+            agent.address, agent.workers, agent.cpu, agent.busiest_worker_cpu
+        );
+        ("an agent that shared the run", text)
+    }));
     write_pairs(out, rows.into_iter().map(|(name, value)| (name.to_owned(), value)))
 }
 

@@ -6,6 +6,8 @@ use super::*;
 use crate::audit::Faults;
 use crate::curve::CurvePoint;
 use crate::environment::Environment;
+use crate::fleet::coordinator::AgentPart;
+use crate::fleet::offset::Offset;
 use crate::ledger::{Closing, Tally};
 use crate::report::outcome::Turnover;
 use crate::sampling::process::{Sample, ThreadTime};
@@ -188,6 +190,13 @@ fn a_result_is_what_the_schema_says() {
     let validator = jsonschema::validator_for(&closed(&schema)).unwrap();
     let mut full = outcome();
     full.server.as_mut().unwrap().threads.push(full.generator.threads[0].clone());
+    full.generator.agents.push(AgentPart {
+        address: "127.0.0.1:1".to_owned(),
+        workers: 1,
+        clock: Offset { offset_ns: -3, uncertainty_ns: 2 },
+        cpu: 0.5,
+        busiest_worker_cpu: 0.5,
+    });
     full.turnover = Some(Turnover {
         left: 2,
         rejoined: 2,
