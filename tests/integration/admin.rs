@@ -135,7 +135,8 @@ fn a_profile_names_what_runs_and_disturbs_nobody() {
     let mut raw = Vec::new();
     std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&profile.body[..]), &mut raw).unwrap();
     let text = String::from_utf8_lossy(&raw);
-    for name in ["hubbub::", "hubbub-shard-1", "nanoseconds", "io_uring_enter"] {
+    // Which of the shards were busy is up to the kernel.
+    for name in ["hubbub::", "hubbub-shard-", "nanoseconds", "io_uring_enter"] {
         assert!(text.contains(name), "{name} in {} bytes after {said} messages", raw.len());
     }
     let folded = http(admin, "GET", "/debug/pprof/profile?seconds=1&format=folded", &shows);
