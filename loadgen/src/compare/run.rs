@@ -17,7 +17,7 @@ pub struct Run {
     latencies: Vec<Vec<(u32, u64)>>,
 }
 
-/// The figures of a run, in the order of [`crate::compare::Figure::ALL`]; `None` for what was not measured.
+/// The figures of a run, in the order of [`crate::compare::figure::Figure::ALL`]; `None` for what was not measured.
 pub type Figures = [Option<f64>; FIGURES];
 
 #[derive(Clone, Copy, Debug, Default)]
