@@ -15,7 +15,7 @@ SCENARIO_KEYS = ["kind", "connections", "room_size", "senders", "rate", "payload
 def folder(slug, out=None):
     """A new folder DATE-slug, or `out` as it is."""
     if out:
-        path = Path(out)
+        path = Path(out).resolve()
     else:
         base = f"{machine.now()[:10]}-{re.sub(r'[^a-z0-9.]+', '-', slug.lower()).strip('-')}"
         taken = lambda at: (RUNS / (base if at == 1 else f"{base}-{at}")).exists()

@@ -53,7 +53,7 @@ def running(server, plan):
         command = server.started_at(f"127.0.0.1:{plan.port}")
         if server.name == HUBBUB:
             command += hubbub_flags(plan, folder)
-        process = subprocess.Popen(pinned(command, plan.server_cores), stdout=log, stderr=log)
+        process = subprocess.Popen(pinned(command, plan.server_cores), cwd=machine.ROOT, stdout=log, stderr=log)
         try:
             wait_until_it_listens(process, plan.port, log)
             yield process
@@ -87,7 +87,7 @@ def load(pid, plan):
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
         command = pinned(load_command(pid, plan, result), plan.load_cores)
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        done = subprocess.run(command, cwd=machine.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if not result.exists():
             raise Failed(f"loadgen ended with {done.returncode}: {done.stdout.strip()}")
         return json.loads(result.read_text())
@@ -112,6 +112,8 @@ def writes_html(binaries=None):
 
 
 def pinned(command, cores):
+    """Run it in ROOT: results keep the command, and where the checkout lies is nobody's business."""
+    command = [part.removeprefix(f"{machine.ROOT}/") for part in command]
     return command if cores is None else ["taskset", "-c", cores, *command]
 
 
