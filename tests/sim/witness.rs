@@ -1,12 +1,14 @@
 //! One connection of the chat protocol as its client sees it: what it asked for, what it was told, and whether the
 //! two agree. Everything that can be judged at once is judged here; the rest is left to the end of the world.
 
+mod heard;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use hubbub::ids::{Epoch, Seq, UserName};
+use hubbub::ids::UserName;
 use hubbub::message::close::{CloseReason, ErrorCode};
 use hubbub::message::command::{HistoryFrom, Position};
-use hubbub::message::event::{Event, Joined, Message, Presence, PresentUser, Reply, Role, Signal};
+use hubbub::message::event::{Event, Joined, Reply, Role};
 
 use crate::env::Env;
 use crate::truth::Author;
@@ -372,172 +374,6 @@ impl Witness {
     /// What is remembered of the memberships that last.
     pub fn memories(&self) -> impl Iterator<Item = Memory> {
         self.views.iter().map(|(room, view)| self.memory(*room, view.clone()))
-    }
-
-    fn on_message(&mut self, message: &Message, env: &mut Env) {
-        env.seen.messages += 1;
-        let author = self.author;
-        let Some(room) = env.room(&message.room) else {
-            return env.fail(|| format!("message of {:?}", message.room));
-        };
-        let Some(view) = self.views.get_mut(&room) else {
-            return env.fail(|| format!("{author:?} is not in {room} and got {message:?}"));
-        };
-        let seq = message.seq.0;
-        let may_jump = !view.tags.is_empty() || self.no_echo.contains(&room);
-        if let Err(what) = view.advance(seq, seq, may_jump) {
-            return env.fail(|| format!("{author:?} in {room}: {what}"));
-        }
-        if message.timestamp < view.last_timestamp {
-            env.fail(|| format!("{author:?} in {room}: time goes back at {seq}"));
-        }
-        view.last_timestamp = message.timestamp;
-        let placed = env.truth.place(room, view.epoch, message);
-        let number = placed.unwrap_or_else(|what| {
-            env.fail(|| what);
-            None
-        });
-        if message.deleted {
-            return;
-        }
-        view.readable.insert(seq);
-        let Some(number) = number else { return };
-        let sent = &env.truth.sent[number];
-        if view.last_numbers.insert(sent.author, number).is_some_and(|last| last >= number) {
-            env.fail(|| format!("{author:?} in {room}: {number} is out of its sender's order"));
-            return;
-        }
-        let unwanted = sent.tag.as_ref().is_some_and(|tag| !view.wants(tag));
-        // A replay gives the log as it is, with what is published while it runs.
-        let own = sent.author == author && !sent.echo && seq > view.head && !view.replayed;
-        if unwanted || own {
-            env.fail(|| format!("{author:?} in {room} did not want {message:?}"));
-        }
-    }
-
-    fn on_gap(&mut self, room: Option<usize>, from: u64, to: u64, env: &mut Env) {
-        let author = self.author;
-        let Some((room, view)) = room.and_then(|room| Some((room, self.views.get_mut(&room)?))) else {
-            return env.fail(|| format!("{author:?} got a gap of room {room:?}, where it is not"));
-        };
-        if env.truth.was_told((author, room, from, to)) {
-            env.seen.outbox_gaps += 1;
-        } else {
-            env.seen.retention_gaps += 1;
-            env.truth.lost.insert((room, view.epoch.0, to));
-        }
-        let may_jump = !view.tags.is_empty() || self.no_echo.contains(&room);
-        if let Err(what) = view.advance(from, to, may_jump) {
-            env.fail(|| format!("{author:?} in {room}: gap {from}..={to}: {what}"));
-        }
-    }
-
-    fn on_signal(&mut self, signal: &Signal, env: &mut Env) {
-        env.seen.signals += 1;
-        let author = self.author;
-        let number = match env.truth.number(&signal.content) {
-            Ok(number) => number,
-            Err(what) => return env.fail(|| what),
-        };
-        let room = env.room(&signal.room);
-        let Some(view) = room.and_then(|room| self.views.get_mut(&room)) else {
-            return env.fail(|| format!("{author:?} is not in {room:?} and got signal {number}"));
-        };
-        let sender = env.truth.sent[number].author;
-        let in_order = view.signals.iter().rev().find(|n| env.truth.sent[**n].author == sender) < Some(&number);
-        if Some(env.truth.sent[number].room) != room || !in_order || !view.signals.insert(number) {
-            env.fail(|| format!("{author:?} in {room:?}: signal {number} twice, late or from elsewhere"));
-        }
-        if let Some(last) = view.last_signal.replace(number).filter(|_| !env.plan.skips()) {
-            let follows = env.truth.follow(last, number);
-            env.check(follows);
-        }
-    }
-
-    fn on_deleted(&mut self, room: Option<usize>, seq: u64, env: &mut Env) {
-        let author = self.author;
-        let Some(view) = room.and_then(|room| self.views.get_mut(&room)) else {
-            return env.fail(|| format!("{author:?} is not in {room:?} and was told of a deletion"));
-        };
-        view.readable.remove(&seq);
-        if !view.told_deleted.insert(seq) {
-            env.fail(|| format!("{author:?} in {room:?}: {seq} was deleted twice"));
-        }
-    }
-
-    fn on_presence(&mut self, presence: &Presence, env: &mut Env) {
-        env.seen.presence_pushes += 1;
-        let author = self.author;
-        let room = env.room(&presence.room);
-        let Some(people) = room.and_then(|r| self.views.get_mut(&r)).and_then(|view| view.people.as_mut()) else {
-            return env.fail(|| format!("{author:?} did not ask for the presence of {room:?}"));
-        };
-        if presence.joined.iter().any(|user| presence.left.contains(user)) {
-            env.fail(|| format!("came and went: {presence:?}"));
-        }
-        people.users.extend(presence.joined.iter().cloned());
-        people.users.retain(|user| !presence.left.contains(user));
-        people.count = Some(presence.count);
-    }
-
-    fn on_page_of_users(
-        &mut self,
-        room: usize,
-        membership: u64,
-        after: Option<&UserName>,
-        users: &[PresentUser],
-        next: Option<&UserName>,
-        env: &mut Env,
-    ) -> Reaction {
-        let sorted = users.is_sorted_by(|a, b| a.user < b.user);
-        let first = users.first().map(|first| &first.user);
-        if !sorted || first.is_some_and(|first| after.is_some_and(|after| first <= after)) {
-            env.fail(|| format!("page of presence after {after:?}: {users:?}"));
-        }
-        let Some(view) = self.views.get_mut(&room).filter(|view| view.membership == membership) else {
-            return Reaction::None;
-        };
-        let Some(people) = view.people.as_mut() else { return Reaction::None };
-        people.users.extend(users.iter().map(|present| present.user.clone()));
-        people.complete = next.is_none();
-        match next {
-            Some(next) => Reaction::PresencePage { room, after: Some(next.clone()) },
-            None => Reaction::None,
-        }
-    }
-
-    fn on_page_of_history(
-        &mut self,
-        room: usize,
-        from: HistoryFrom,
-        limit: usize,
-        (epoch, messages, more): (Epoch, &[std::sync::Arc<Message>], bool),
-        env: &mut Env,
-    ) {
-        for message in messages {
-            let placed = env.truth.place(room, epoch, message).map(|_| ());
-            env.check(placed);
-        }
-        let first = messages.first().map_or(0, |first| first.seq.0);
-        let last = messages.last().map_or(0, |last| last.seq.0);
-        let dense = messages.windows(2).all(|pair| pair[1].seq == pair[0].seq.next());
-        let in_range = match from {
-            HistoryFrom::Latest => true,
-            HistoryFrom::Before(Seq(before)) => messages.is_empty() || last < before,
-            HistoryFrom::After(Seq(after)) => messages.is_empty() || first > after,
-        };
-        let kept = last.min(env.plan.limits.history_size as u64);
-        let whole = match from {
-            _ if env.plan.history_bytes_tight => !more || !messages.is_empty(),
-            HistoryFrom::Latest => messages.len() as u64 == kept.min(limit as u64) && more == (first > last - kept + 1),
-            HistoryFrom::After(Seq(after)) if !messages.is_empty() && !more => {
-                first == (after + 1).max(last - kept + 1)
-            }
-            _ => !more || !messages.is_empty(),
-        };
-        if !dense || !in_range || messages.len() > limit || !whole {
-            env.fail(|| format!("page of history {from:?} {limit}: {first}..={last}, more {more}"));
-        }
     }
 
     /// Judges how the connection ended.
