@@ -74,9 +74,20 @@ impl FromStr for Epoch {
     }
 }
 
-/// The secret with which a client resumes its session. Never logged.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+/// The secret with which a client resumes its session. Never logged. Written as 32 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub u128);
+
+impl FromStr for SessionId {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        if text.len() != 32 || text.bytes().any(|b| !b.is_ascii_hexdigit()) {
+            return Err(NameError::Session);
+        }
+        u128::from_str_radix(text, 16).map(Self).map_err(|_| NameError::Session)
+    }
+}
 
 impl fmt::Debug for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -112,12 +123,36 @@ impl RoomName {
         if text.starts_with('@') {
             return Err(NameError::Reserved);
         }
+        Ok(Self::unchecked(namespace, text))
+    }
+
+    fn unchecked(namespace: Namespace, text: &str) -> Self {
         let seed = match namespace {
             Namespace::Chat => 0,
             Namespace::Relay => 1,
         };
         let placement_hash = xxh3_64_with_seed(text.as_bytes(), seed);
-        Ok(Self(Arc::new(RoomNameInner { placement_hash, namespace, text: text.into() })))
+        Self(Arc::new(RoomNameInner { placement_hash, namespace, text: text.into() }))
+    }
+
+    /// The name of a chat room that may be an inbox.
+    pub fn chat(text: &str) -> Result<Self, NameError> {
+        match text.strip_prefix('@') {
+            Some(user) => UserName::new(user).map(|user| Self::inbox(&user)),
+            None => Self::new(Namespace::Chat, text),
+        }
+    }
+
+    /// The inbox of a user: `@` and the user's name. Only that user reads it.
+    #[must_use]
+    pub fn inbox(user: &UserName) -> Self {
+        Self::unchecked(Namespace::Chat, &format!("@{}", user.as_str()))
+    }
+
+    /// Whose inbox this is, if it is one.
+    #[must_use]
+    pub fn inbox_of(&self) -> Option<&str> {
+        self.0.text.strip_prefix('@')
     }
 
     /// The name itself.
@@ -207,6 +242,9 @@ pub enum NameError {
     /// Not 16 hexadecimal digits.
     #[error("an epoch is 16 hexadecimal digits")]
     Epoch,
+    /// Not 32 hexadecimal digits.
+    #[error("a session is 32 hexadecimal digits")]
+    Session,
 }
 
 fn check_name(text: &str, bytes_max: usize) -> Result<(), NameError> {

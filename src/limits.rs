@@ -67,6 +67,21 @@ pub const DESCRIPTORS_RESERVED: u64 = 256;
 /// Largest value allowed for `max_message_bytes`.
 pub const MESSAGE_BYTES_CEILING: usize = 64 * 1024 * 1024;
 
+/// Positions that are passed over for each unclean stop since a log was written: clients may have seen them.
+pub const SEQ_JUMP: u64 = UNSYNCED_PER_ROOM_MAX + 1;
+/// Messages of one room that may wait for the disk; past it the room takes no more until some are there.
+pub const UNSYNCED_PER_ROOM_MAX: u64 = 4_096;
+/// Messages of all rooms of one shard that may wait for the disk.
+pub const UNSYNCED_PER_SHARD_MAX: usize = 65_536;
+/// Bytes of messages of all rooms of one shard that may wait for the disk.
+pub const UNSYNCED_BYTES_PER_SHARD_MAX: usize = 64 * 1024 * 1024;
+/// How long the key of a message keeps others with the same key out, in milliseconds.
+pub const KEY_WINDOW_MS: u64 = 5 * 60 * 1_000;
+/// Messages that may be sent to a consumer beyond what it has acknowledged.
+pub const ACK_WINDOW: usize = 256;
+/// Dead letters that are sent again to one user at a time.
+pub const REPLAYED_LETTERS_MAX: usize = ACK_WINDOW;
+
 const _: () = assert!(REPLAY_CHUNK_BYTES < OUTBOX_BYTES_MIN, "a chunk must fit an outbox");
 const _: () = assert!(SHARDS_MAX <= u16::MAX as usize);
 const _: () = assert!(REPLAY_CHUNK_MESSAGES <= PAGE_MAX);

@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     fn identified(name: Option<&str>, token: Option<&str>, entropy: u128) -> Result<String, ErrorCode> {
-        let connect = Connect { token: token.map(Into::into), name: name.map(Into::into), resume: false };
+        let connect = Connect { token: token.map(Into::into), name: name.map(Into::into), resume: None };
         identify(&connect, entropy).map(|user| user.as_str().to_owned()).map_err(|refusal| refusal.code)
     }
 

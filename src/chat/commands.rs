@@ -61,6 +61,9 @@ impl State {
             CommandBody::Delete { room, seq } => {
                 self.about_room(conn, id.is_some(), &room, |room, seat| Some(Request::Delete { room, seat, id, seq }))
             }
+            CommandBody::Direct { .. } | CommandBody::Ack { .. } | CommandBody::Read { .. } => {
+                Err(Refusal::new(ErrorCode::BadRequest, "rooms here have no durable log"))
+            }
             CommandBody::History { room, from, limit } => self.history(conn, id, &room, from, limit),
             CommandBody::Presence { room, after, limit } => self.presence(conn, id, &room, after, limit),
             CommandBody::Rooms { after, limit } => self.list_rooms(conn, id, after, limit),

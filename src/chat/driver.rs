@@ -389,6 +389,11 @@ fn line(event: &Event) -> String {
         }
         Event::Pong { id } => format!("pong{}", tag(id)),
         Event::Message(message) => format!("message {}", message_line(message)),
+        Event::Redelivered { message, attempt } => format!("again {attempt} {}", message_line(message)),
+        Event::Receipt { room, seq, delivered, members } => {
+            format!("receipt {}:{} {delivered}/{members}", room.as_str(), seq.0)
+        }
+        Event::Kicked { room, reason } => format!("kicked {} {reason}", room.as_str()),
         Event::Signal(signal) => {
             format!(
                 "signal {} {} {}",

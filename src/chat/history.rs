@@ -158,6 +158,7 @@ mod tests {
         Arc::new(Message {
             room: RoomName::new(Namespace::Chat, "lobby").unwrap(),
             seq: Seq(seq),
+            prev: None,
             sender: UserName::new("ann").unwrap(),
             content: Bytes::from_static(content.as_bytes()),
             timestamp: seq,

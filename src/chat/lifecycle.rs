@@ -190,6 +190,7 @@ impl State {
                 unanswered: UNANSWERED_MAX,
             },
             node: self.config.node.clone(),
+            resumed: None,
         };
         self.send(conn, Event::Welcome { id, body: Box::new(body) });
     }

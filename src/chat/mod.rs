@@ -17,6 +17,7 @@ pub mod exchange;
 mod history;
 mod invariants;
 mod lifecycle;
+pub mod log;
 pub mod outbox;
 mod owner;
 pub mod placement;

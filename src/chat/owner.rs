@@ -95,6 +95,7 @@ impl State {
                 seq: message.seq,
                 timestamp: message.timestamp,
                 durable: false,
+                duplicate: false,
             };
             self.reply(sender.0, sender.1, tag, Ok(sent));
         }
@@ -146,6 +147,7 @@ impl State {
                 members: people.count(),
                 role: people.role(user),
                 recovered: start.recovered,
+                unread: None,
             }),
             _ => None,
         };

@@ -104,6 +104,7 @@ impl Room {
         let message = Arc::new(Message {
             room: self.name.clone(),
             seq: self.head,
+            prev: None,
             sender,
             content: draft.content,
             timestamp: self.last_timestamp,

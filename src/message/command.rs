@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::ids::{Epoch, Seq};
+use crate::ids::{Epoch, Seq, SessionId};
 
 /// One command with the reply tag that its client chose.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +48,29 @@ pub enum CommandBody<'a> {
         /// Which message.
         seq: Seq,
     },
+    /// Says something to one user, kept in that user's inbox.
+    Direct {
+        /// To whom.
+        to: Cow<'a, str>,
+        /// JSON text without raw CR or LF.
+        content: Cow<'a, [u8]>,
+        /// The client's own name for the message.
+        key: Option<Cow<'a, str>>,
+    },
+    /// Everything up to a position was handled; needs a `join` with `ack`.
+    Ack {
+        /// Where.
+        room: Cow<'a, str>,
+        /// The last one handled.
+        seq: Seq,
+    },
+    /// Everything up to a position was read by the user.
+    Read {
+        /// Where.
+        room: Cow<'a, str>,
+        /// The last one read.
+        seq: Seq,
+    },
     /// Reads a page of the room's past.
     History {
         /// Where.
@@ -86,9 +109,18 @@ pub struct Connect<'a> {
     pub token: Option<Cow<'a, str>>,
     /// The user's name in open mode.
     pub name: Option<Cow<'a, str>>,
-    /// Whether the client asked to resume a session. Sessions are not kept yet, so a new one is opened and the
-    /// client recovers each room by `since`.
-    pub resume: bool,
+    /// The session to go on with.
+    pub resume: Option<Resume<'a>>,
+}
+
+/// Field `resume` of `connect`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resume<'a> {
+    /// The secret that `welcome` gave.
+    pub session: SessionId,
+    /// The last position the client has seen of each of its rooms. Rooms of the session that are missing here are
+    /// joined without a replay.
+    pub rooms: Vec<(Cow<'a, str>, Position)>,
 }
 
 /// Fields of `join`.

@@ -41,6 +41,31 @@ pub enum Event {
     },
     /// A message of a room.
     Message(Arc<Message>),
+    /// A message of a room that was sent to this consumer before, and not acknowledged in time.
+    Redelivered {
+        /// What.
+        message: Arc<Message>,
+        /// How often it has been sent, this time included; at least 2.
+        attempt: u32,
+    },
+    /// How many of a room's members have a message, for its sender.
+    Receipt {
+        /// Where.
+        room: RoomName,
+        /// Which.
+        seq: Seq,
+        /// Members that have it: a consumer once it has acknowledged, others once it was queued for them.
+        delivered: u64,
+        /// Members that it was for.
+        members: u64,
+    },
+    /// This connection is no longer in a room.
+    Kicked {
+        /// Which.
+        room: RoomName,
+        /// Why.
+        reason: &'static str,
+    },
     /// An ephemeral message of a room.
     Signal(Arc<Signal>),
     /// A message became a tombstone.
@@ -89,6 +114,9 @@ pub struct Welcome {
     pub limits: WelcomeLimits,
     /// Names the server.
     pub node: Arc<str>,
+    /// Whether the session asked for goes on; absent when none was asked for. If so, an `ok` without tag follows for
+    /// each of its rooms, as for rooms in the URL.
+    pub resumed: Option<bool>,
 }
 
 /// The `limits` of a `welcome`.
@@ -119,6 +147,8 @@ pub enum Reply {
         timestamp: u64,
         /// Whether it survives a crash by now.
         durable: bool,
+        /// Whether the same key has been used before: `seq` is that message's.
+        duplicate: bool,
     },
     /// Answers `history`, oldest first.
     History {
@@ -164,6 +194,8 @@ pub struct Joined {
     pub role: Role,
     /// Whether `since` could be met in full; absent without `since`.
     pub recovered: Option<bool>,
+    /// Messages after the user's read cursor; absent when the user has none in this room.
+    pub unread: Option<u64>,
 }
 
 /// What a user may do in a room.
@@ -196,6 +228,8 @@ pub struct Message {
     pub room: RoomName,
     /// Its position.
     pub seq: Seq,
+    /// The position before it, where that is not `seq - 1`: after an unclean stop some are passed over.
+    pub prev: Option<Seq>,
     /// Who said it.
     pub sender: UserName,
     /// JSON text without raw CR or LF; of a tombstone, `null`.
@@ -208,6 +242,15 @@ pub struct Message {
     pub key: Option<Arc<str>>,
     /// Whether it was deleted.
     pub deleted: bool,
+}
+
+impl Message {
+    /// Bytes of content, key and tag: what it counts for in limits of history.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let label = |text: &Option<Arc<str>>| text.as_ref().map_or(0, |text| text.len());
+        self.content.len() + label(&self.key) + label(&self.tag)
+    }
 }
 
 /// An ephemeral message.

@@ -49,7 +49,7 @@ fn who_has_not_connected_may_do_nothing_else() {
     world.join(ann, "lobby");
     world.command(ann, None, CommandBody::Ping);
     world.give(ann, Held::Url("lobby".into()));
-    let token = Connect { token: Some("ey".into()), name: Some("ann".into()), resume: false };
+    let token = Connect { token: Some("ey".into()), name: Some("ann".into()), resume: None };
     world.command(ann, Some(5), CommandBody::Connect(token));
     let bad = Connect { name: Some(" ".into()), ..Connect::default() };
     world.command(ann, Some(6), CommandBody::Connect(bad));
@@ -57,7 +57,7 @@ fn who_has_not_connected_may_do_nothing_else() {
     let log = world.log(ann);
     assert_eq!(log[..3], expected);
     assert_eq!(log[3..], ["error 5 unauthorized", "error 6 bad_request"]);
-    let resume = Connect { resume: true, ..Connect::default() };
+    let resume = Connect::default();
     world.command(ann, Some(7), CommandBody::Connect(resume.clone()));
     world.command(ann, Some(8), CommandBody::Connect(resume));
     let log = world.log(ann);

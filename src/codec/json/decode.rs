@@ -9,9 +9,9 @@ use std::borrow::Cow;
 use smallvec::SmallVec;
 
 use crate::ids::{Epoch, Seq};
-use crate::limits::{JSON_DEPTH_MAX, LABEL_BYTES_MAX, TAGS_MAX};
+use crate::limits::{JSON_DEPTH_MAX, LABEL_BYTES_MAX, ROOMS_PER_CONNECTION_MAX, TAGS_MAX};
 use crate::message::close::ErrorCode;
-use crate::message::command::{Command, CommandBody, Connect, HistoryFrom, Join, Position, Publish};
+use crate::message::command::{Command, CommandBody, Connect, HistoryFrom, Join, Position, Publish, Resume};
 
 use super::scan::{Fault, FaultKind, Scanner, Value, unescape};
 
@@ -115,6 +115,19 @@ impl<'a> Fields<'a> {
                 let seq = self.integer("seq")?.ok_or_else(|| missing("seq"))?;
                 CommandBody::Delete { room: self.required_string("room")?, seq: Seq(seq) }
             }
+            "direct" => CommandBody::Direct {
+                to: self.required_string("to")?,
+                content: self.content()?,
+                key: self.label("key")?,
+            },
+            "ack" => {
+                let seq = self.integer("seq")?.ok_or_else(|| missing("seq"))?;
+                CommandBody::Ack { room: self.required_string("room")?, seq: Seq(seq) }
+            }
+            "read" => {
+                let seq = self.integer("seq")?.ok_or_else(|| missing("seq"))?;
+                CommandBody::Read { room: self.required_string("room")?, seq: Seq(seq) }
+            }
             "history" => {
                 let room = self.required_string("room")?;
                 CommandBody::History { room, from: self.history_from()?, limit: self.integer("limit")? }
@@ -143,12 +156,7 @@ impl<'a> Fields<'a> {
     }
 
     fn connect(&self) -> Result<Connect<'a>, Complaint> {
-        let resume = match self.present("resume") {
-            None => false,
-            Some(raw) if raw.starts_with('{') => true,
-            Some(_) => return Err("`resume` must be an object".into()),
-        };
-        Ok(Connect { token: self.string("token")?, name: self.string("name")?, resume })
+        Ok(Connect { token: self.string("token")?, name: self.string("name")?, resume: self.resume()? })
     }
 
     fn join(&self, room: &'static str) -> Result<Join<'a>, Complaint> {
@@ -166,18 +174,40 @@ impl<'a> Fields<'a> {
         let Some(raw) = self.present("since") else {
             return Ok(None);
         };
-        let (mut epoch, mut seq, mut twice) = (None, None, false);
+        position(raw).map(Some).ok_or("`since` must be {\"epoch\": 16 hexadecimal digits, \"seq\": an integer}".into())
+    }
+
+    fn resume(&self) -> Result<Option<Resume<'a>>, Complaint> {
+        const SHAPE: &str =
+            "`resume` must be {\"session\": 32 hexadecimal digits, \"rooms\": {name: {\"epoch\", \"seq\"}}}";
+        let Some(raw) = self.present("resume") else {
+            return Ok(None);
+        };
+        let (mut session, mut rooms, mut twice) = (None, None, false);
         let read = Scanner::new(raw).object(|name, value| match name {
-            "epoch" => twice |= epoch.replace(value.raw).is_some(),
-            "seq" => twice |= seq.replace(value.raw).is_some(),
+            "session" => twice |= session.replace(value.raw).is_some(),
+            "rooms" => twice |= rooms.replace(value.raw).is_some(),
             _ => {}
         });
-        let position = || {
-            let epoch: Epoch = epoch?.strip_prefix('"')?.strip_suffix('"')?.parse().ok()?;
-            Some(Position { epoch, seq: Seq(seq?.parse().ok()?) })
+        let session = session.and_then(quoted).and_then(|text| text.parse().ok());
+        let (Some(session), Ok(()), false) = (session, read, twice) else {
+            return Err(SHAPE.into());
         };
-        let position = position().filter(|_| read.is_ok() && !twice);
-        position.map(Some).ok_or("`since` must be {\"epoch\": 16 hexadecimal digits, \"seq\": an integer}".into())
+        let mut positions = Vec::new();
+        let mut fault = None;
+        let read =
+            Scanner::new(rooms.unwrap_or("{}")).object(|name, value| match (unescape(name), position(value.raw)) {
+                (Some(_), Some(_)) if positions.len() == ROOMS_PER_CONNECTION_MAX => {
+                    fault = Some(format!("`resume` has more than {ROOMS_PER_CONNECTION_MAX} rooms"));
+                }
+                (Some(room), Some(position)) => positions.push((room, position)),
+                _ => fault = Some(SHAPE.to_owned()),
+            });
+        match (read, fault) {
+            (Ok(()), None) => Ok(Some(Resume { session, rooms: positions })),
+            (_, Some(fault)) => Err(fault.into()),
+            (Err(_), None) => Err(SHAPE.into()),
+        }
     }
 
     fn tags(&self) -> Result<Vec<Cow<'a, str>>, Complaint> {
@@ -266,6 +296,21 @@ fn quoted(raw: &str) -> Option<Cow<'_, str>> {
     unescape(raw.strip_prefix('"')?.strip_suffix('"')?)
 }
 
+/// Reads `{"epoch": .., "seq": ..}`.
+fn position(raw: &str) -> Option<Position> {
+    let (mut epoch, mut seq, mut twice) = (None, None, false);
+    let read = Scanner::new(raw).object(|name, value| match name {
+        "epoch" => twice |= epoch.replace(value.raw).is_some(),
+        "seq" => twice |= seq.replace(value.raw).is_some(),
+        _ => {}
+    });
+    if read.is_err() || twice {
+        return None;
+    }
+    let epoch: Epoch = epoch?.strip_prefix('"')?.strip_suffix('"')?.parse().ok()?;
+    Some(Position { epoch, seq: Seq(seq?.parse().ok()?) })
+}
+
 fn missing(name: &str) -> Complaint {
     format!("`{name}` is missing").into()
 }
@@ -313,7 +358,7 @@ mod tests {
             (r#"{"type":"connect"}"#, CommandBody::Connect(Connect::default())),
             (
                 r#"{"type":"connect","token":"t","name":"Ann","resume":{"session":"s","rooms":{}}}"#,
-                CommandBody::Connect(Connect { token: Some("t".into()), name: Some("Ann".into()), resume: true }),
+                CommandBody::Connect(Connect { token: Some("t".into()), name: Some("Ann".into()), resume: None }),
             ),
             (r#"{"type":"join","room":"a"}"#, CommandBody::Join(join("a".into()))),
             (

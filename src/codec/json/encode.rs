@@ -16,6 +16,25 @@ use super::scan::plain_len;
 pub fn encode(event: &Event, out: &mut Vec<u8>) {
     match event {
         Event::Message(message) => return encode_message(message, out),
+        Event::Redelivered { message, attempt } => {
+            encode_message(message, out);
+            // The object is open again until its last brace.
+            out.pop();
+            raw(",\"redelivered\":", b"true", out);
+            integer(",\"attempt\":", u64::from(*attempt), out);
+        }
+        Event::Receipt { room, seq, delivered, members } => {
+            open("receipt", None, out);
+            string(",\"room\":", room.as_str(), out);
+            integer(",\"seq\":", seq.0, out);
+            integer(",\"delivered\":", *delivered, out);
+            integer(",\"members\":", *members, out);
+        }
+        Event::Kicked { room, reason } => {
+            open("kicked", None, out);
+            string(",\"room\":", room.as_str(), out);
+            string(",\"reason\":", reason, out);
+        }
         Event::Signal(signal) => {
             open("signal", None, out);
             string(",\"room\":", signal.room.as_str(), out);
@@ -71,6 +90,9 @@ fn encode_message(message: &Message, out: &mut Vec<u8>) {
     if let Some(key) = &message.key {
         string(",\"key\":", key, out);
     }
+    if let Some(prev) = message.prev {
+        integer(",\"prev\":", prev.0, out);
+    }
     if message.deleted {
         out.extend_from_slice(b",\"deleted\":true");
     }
@@ -82,11 +104,14 @@ fn encode_ok(id: Option<u64>, body: &Reply, out: &mut Vec<u8>) {
     match body {
         Reply::Done => {}
         Reply::Joined(joined) => encode_joined(joined, out),
-        Reply::Sent { room, seq, timestamp, durable } => {
+        Reply::Sent { room, seq, timestamp, durable, duplicate } => {
             string(",\"room\":", room.as_str(), out);
             integer(",\"seq\":", seq.0, out);
             integer(",\"timestamp\":", *timestamp, out);
             flag(",\"durable\":", *durable, out);
+            if *duplicate {
+                flag(",\"duplicate\":", true, out);
+            }
         }
         Reply::History { room, epoch, messages, more } => {
             string(",\"room\":", room.as_str(), out);
@@ -119,6 +144,9 @@ fn encode_joined(joined: &Joined, out: &mut Vec<u8>) {
     if let Some(recovered) = joined.recovered {
         flag(",\"recovered\":", recovered, out);
     }
+    if let Some(unread) = joined.unread {
+        integer(",\"unread\":", unread, out);
+    }
 }
 
 fn encode_error(id: Option<u64>, code: ErrorCode, message: &str, out: &mut Vec<u8>) {
@@ -138,6 +166,9 @@ fn encode_welcome(id: Option<u64>, welcome: &Welcome, out: &mut Vec<u8>) {
     integer(",\"rooms\":", welcome.limits.rooms as u64, out);
     integer(",\"unanswered\":", welcome.limits.unanswered as u64, out);
     string("},\"node\":", &welcome.node, out);
+    if let Some(resumed) = welcome.resumed {
+        flag(",\"resumed\":", resumed, out);
+    }
 }
 
 fn encode_user(user: &PresentUser, out: &mut Vec<u8>) {
@@ -288,6 +319,7 @@ mod tests {
         Message {
             room: room(),
             seq: Seq(7),
+            prev: None,
             sender: user("Ann\\é"),
             content: Bytes::copy_from_slice(content.as_bytes()),
             timestamp: 1_700_000_000_123,
@@ -316,15 +348,22 @@ mod tests {
         let ok = |id, body| value(&Event::Ok { id, body });
         assert_eq!(ok(None, Reply::Done), json!({"type": "ok"}));
         assert_eq!(ok(Some(u64::MAX), Reply::Done), json!({"type": "ok", "id": u64::MAX}));
-        let mut joined =
-            Joined { room: room(), epoch: Epoch(0xab), seq: Seq(0), members: 1, role: Role::Host, recovered: None };
+        let mut joined = Joined {
+            room: room(),
+            epoch: Epoch(0xab),
+            seq: Seq(0),
+            members: 1,
+            role: Role::Host,
+            recovered: None,
+            unread: None,
+        };
         let mut expected = json!({"type": "ok", "id": 1, "room": "the \"lobby\"", "epoch": "00000000000000ab", "seq": 0,
             "members": 1, "role": "host"});
         assert_eq!(ok(Some(1), Reply::Joined(Box::new(joined.clone()))), expected);
         joined.recovered = Some(false);
         expected["recovered"] = json!(false);
         assert_eq!(ok(Some(1), Reply::Joined(Box::new(joined))), expected);
-        let sent = Reply::Sent { room: room(), seq: Seq(9), timestamp: 5, durable: false };
+        let sent = Reply::Sent { room: room(), seq: Seq(9), timestamp: 5, durable: false, duplicate: false };
         let expected =
             json!({"type": "ok", "id": 2, "room": "the \"lobby\"", "seq": 9, "timestamp": 5, "durable": false});
         assert_eq!(ok(Some(2), sent), expected);
@@ -374,6 +413,7 @@ mod tests {
         let limits = WelcomeLimits { message_bytes: 65_536, rooms: 128, unanswered: 64 };
         let body = Welcome {
             connection: "0-1-2".into(),
+            resumed: None,
             user: user("a"),
             session: SessionId(0xf),
             heartbeat_ms: 30_000,

@@ -135,6 +135,7 @@ mod tests {
             |(room, sender, seq, timestamp, content, tag, key, deleted)| Message {
                 room: RoomName::new(Namespace::Chat, &room).expect("the room's name is legal"),
                 seq: Seq(seq),
+                prev: None,
                 sender: UserName::new(&sender).expect("the user's name is legal"),
                 content: Bytes::from(content),
                 timestamp,
