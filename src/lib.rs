@@ -5,6 +5,7 @@ pub mod clock;
 pub mod ids;
 pub mod limits;
 pub mod message;
+pub mod policy;
 
 // L1
 pub mod chat;
@@ -14,6 +15,7 @@ pub mod codec;
 pub mod config;
 pub mod doctor;
 pub mod net;
+pub mod store;
 pub mod telemetry;
 pub mod web;
 

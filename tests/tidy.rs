@@ -11,17 +11,18 @@ use hubbub::telemetry::render::Renderer;
 
 /// Modules by layer, lowest first. A module sees its own and those of lower layers, and what [`ALSO`] adds.
 const LAYERS: [&[&str]; 4] = [
-    &["ids", "limits", "clock", "message"],
+    &["ids", "limits", "clock", "message", "policy"],
     &["chat", "codec"],
     &["config", "net", "telemetry", "web"],
     &["admin", "doctor", "shard"],
 ];
 /// Sights within a layer.
-const ALSO: &[(&str, &str)] = &[("message", "ids"), ("ids", "limits"), ("config", "telemetry"), ("shard", "admin")];
+const ALSO: &[(&str, &str)] =
+    &[("message", "ids"), ("ids", "limits"), ("policy", "ids"), ("config", "telemetry"), ("shard", "admin")];
 /// Modules that see less than their layer: bytes only, or nothing at all.
 const ONLY: &[(&str, &[&str])] = &[("net", &["ids", "limits"]), ("web", &[]), ("limits", &[]), ("clock", &[])];
 /// What the pure modules never touch.
-const PURE: &[&str] = &["chat", "codec", "ids", "limits", "message"];
+const PURE: &[&str] = &["chat", "codec", "ids", "limits", "message", "policy"];
 const IMPURE: &[&str] = &[
     "async ",
     "std::fs",

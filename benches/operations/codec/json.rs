@@ -45,6 +45,7 @@ fn message() -> Event {
     Event::Message(Arc::new(Message {
         room: room(),
         seq: Seq(123_456),
+        prev: None,
         sender: user("ann"),
         content: Bytes::from_static(CONTENT),
         timestamp: 1_700_000_000_123,
@@ -55,7 +56,7 @@ fn message() -> Event {
 }
 
 fn sent() -> Reply {
-    Reply::Sent { room: room(), seq: Seq(123_456), timestamp: 1_700_000_000_123, durable: false }
+    Reply::Sent { room: room(), seq: Seq(123_456), timestamp: 1_700_000_000_123, durable: false, duplicate: false }
 }
 
 fn joined() -> Reply {
@@ -66,6 +67,7 @@ fn joined() -> Reply {
         members: 12,
         role: Role::Member,
         recovered: Some(true),
+        unread: None,
     }))
 }
 

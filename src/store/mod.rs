@@ -1,0 +1,1 @@
+//! Durable storage of logs, cursors, dead letters and sessions.
