@@ -5,8 +5,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use crate::ids::{Namespace, RoomName, UserName};
 
 /// What was read is not what was written.
@@ -82,10 +80,6 @@ impl<'a> Cursor<'a> {
 
     pub(super) fn label(&mut self) -> Result<Arc<str>, Damaged> {
         Ok(self.text()?.into())
-    }
-
-    pub(super) fn content(&mut self) -> Result<Bytes, Damaged> {
-        Ok(Bytes::copy_from_slice(self.bytes()?))
     }
 
     pub(super) fn user(&mut self) -> Result<UserName, Damaged> {
