@@ -113,6 +113,14 @@ pub struct Limits {
     pub close_timeout: Duration,
     /// What happens to a connection that reads too slowly.
     pub slow_consumer: SlowConsumerPolicy,
+    /// How long a session without a connection can be resumed.
+    pub session_ttl: Duration,
+    /// Time until a message that was not acknowledged is sent again; each further attempt waits twice as long.
+    pub ack_timeout: Duration,
+    /// Longest time between two attempts.
+    pub ack_timeout_max: Duration,
+    /// How often a message is sent before it becomes a dead letter. At least 1.
+    pub ack_attempts_max: u32,
 }
 
 /// What happens when an outbox is full.
@@ -139,6 +147,10 @@ impl Default for Limits {
             outbox_stall: Duration::from_secs(10),
             close_timeout: Duration::from_secs(5),
             slow_consumer: SlowConsumerPolicy::Disconnect,
+            session_ttl: Duration::from_secs(2 * 60),
+            ack_timeout: Duration::from_secs(30),
+            ack_timeout_max: Duration::from_secs(5 * 60),
+            ack_attempts_max: 10,
         }
     }
 }
