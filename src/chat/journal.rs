@@ -191,11 +191,6 @@ impl Journal {
         !self.reads.is_empty()
     }
 
-    /// Messages that wait for the disk.
-    pub(super) fn unsynced(&self) -> usize {
-        self.messages
-    }
-
     /// Panics unless the invariants hold.
     pub(super) fn check(&self) {
         assert!(self.pending.iter().is_sorted_by_key(|pending| pending.ticket), "who waits stands in order");
