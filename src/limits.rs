@@ -77,8 +77,18 @@ pub const UNSYNCED_PER_SHARD_MAX: usize = 65_536;
 pub const UNSYNCED_BYTES_PER_SHARD_MAX: usize = 64 * 1024 * 1024;
 /// How long the key of a message keeps others with the same key out, in milliseconds.
 pub const KEY_WINDOW_MS: u64 = 5 * 60 * 1_000;
+/// Keys that one room remembers; past it the oldest are forgotten before their time.
+pub const KEYS_PER_ROOM_MAX: usize = 1_000_000;
 /// Messages that may be sent to a consumer beyond what it has acknowledged.
 pub const ACK_WINDOW: usize = 256;
+/// Consumers of one room that are away and of whose attempts is known; of others they count from one again.
+pub const AWAY_PER_ROOM_MAX: usize = 1_024;
+/// Messages of one room for whose receipts more is awaited; past it the oldest get none.
+pub const RECEIPTS_PER_ROOM_MAX: usize = 256;
+/// Shortest time between two receipts for one message, in milliseconds.
+pub const RECEIPT_INTERVAL_MS: u64 = 1_000;
+/// Sessions without a connection that one shard keeps; past it the oldest end before their time.
+pub const PARKED_SESSIONS_MAX: usize = 65_536;
 /// Dead letters that are sent again to one user at a time.
 pub const REPLAYED_LETTERS_MAX: usize = ACK_WINDOW;
 
@@ -111,6 +121,14 @@ pub struct Limits {
     pub close_timeout: Duration,
     /// What happens to a connection that reads too slowly.
     pub slow_consumer: SlowConsumerPolicy,
+    /// How long a session without a connection can be resumed.
+    pub session_ttl: Duration,
+    /// Time until a message that was not acknowledged is sent again; each further attempt waits twice as long.
+    pub ack_timeout: Duration,
+    /// Longest time between two attempts.
+    pub ack_timeout_max: Duration,
+    /// How often a message is sent before it becomes a dead letter. At least 1.
+    pub ack_attempts_max: u32,
 }
 
 /// What happens when an outbox is full.
@@ -137,6 +155,10 @@ impl Default for Limits {
             outbox_stall: Duration::from_secs(10),
             close_timeout: Duration::from_secs(5),
             slow_consumer: SlowConsumerPolicy::Disconnect,
+            session_ttl: Duration::from_secs(2 * 60),
+            ack_timeout: Duration::from_secs(30),
+            ack_timeout_max: Duration::from_secs(5 * 60),
+            ack_attempts_max: 10,
         }
     }
 }

@@ -9,21 +9,31 @@ mod arrivals;
 pub mod audience;
 mod auth;
 mod commands;
+mod consumer;
+mod cursors;
 mod delivery;
 mod directory;
 #[cfg(test)]
 mod driver;
 pub mod exchange;
+mod feeding;
 mod history;
 mod invariants;
+mod journal;
+mod keys;
 mod lifecycle;
 pub mod log;
 pub mod outbox;
 mod owner;
 pub mod placement;
 mod presence;
+mod publish;
 mod random;
+mod recall;
+mod receipts;
+mod resume;
 mod room;
+mod room_log;
 mod session;
 pub mod state;
 #[cfg(test)]
@@ -34,11 +44,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::ids::{ConnId, ShardId};
+use crate::ids::{ConnId, RoomName, ShardId};
 use crate::limits::Limits;
 use crate::message::close::{CloseReason, ErrorCode};
 use crate::message::command::{Command, Connect};
 use crate::message::event::Event;
+use crate::policy::RoomPolicies;
 
 pub use audience::AudienceId;
 pub use exchange::{Delivery, Request};
@@ -128,6 +139,15 @@ pub enum Input<'a> {
         /// What.
         request: Request,
     },
+    /// The store says something; always taken, in the order it was said.
+    Log(log::LogEvent),
+    /// An operator wants something done with dead letters of a room that this shard owns.
+    Letters {
+        /// Which room.
+        room: RoomName,
+        /// What.
+        order: log::LetterOrder,
+    },
     /// [`State::next_deadline_ms`] has come.
     Tick,
     /// The server stops: tell every connection, refuse new commands.
@@ -193,6 +213,8 @@ pub enum Output {
         audience: AudienceId,
         /// Oldest first.
         messages: Vec<Arc<crate::message::event::Message>>,
+        /// How often these messages have been sent to it, this time included.
+        attempt: u32,
     },
     /// Send a ping frame of the transport.
     Ping {
@@ -222,6 +244,8 @@ pub struct CoreConfig {
     pub shards: u16,
     /// Caps and times.
     pub limits: Limits,
+    /// What is kept of which rooms.
+    pub policies: Arc<RoomPolicies>,
     /// Names the server in `welcome`.
     pub node: Arc<str>,
     /// Envelopes to another shard that may wait ([`crate::limits::EXCHANGE_BACKLOG_MAX`]; simulations use 1).

@@ -8,20 +8,30 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::chat::exchange::{Delivery, Draft, JoinRequest, JoinedReply, Refusal, Request, RoomId, RoomRef, Seat};
+use crate::chat::journal::{Answer, Waiter};
 use crate::chat::lifecycle::Timer;
+use crate::chat::log::{DeadLetter, LogWrite};
+use crate::chat::publish::{NOT_MEMBER, Published};
 use crate::chat::room::{Idle, Room};
 use crate::chat::state::{Deferred, State};
 use crate::ids::{ConnId, Epoch, Namespace, RoomName, Seq, ShardId, UserName};
-use crate::limits::{HISTORY_PAGE_BYTES, ROOM_IDLE_KEEP_MS, ROOMS_IDLE_MAX};
+use crate::limits::{ROOM_IDLE_KEEP_MS, ROOMS_IDLE_MAX};
 use crate::message::close::ErrorCode;
-use crate::message::command::HistoryFrom;
-use crate::message::event::{Event, Joined, Reply, Role, Signal};
+use crate::message::event::{Event, Joined, Message, Reply, Role, Signal};
 
 impl State {
     pub(super) fn on_request(&mut self, from: ShardId, request: Request) {
+        let Some(request) = self.park(from, request) else {
+            return;
+        };
         match request {
             Request::Publish { room, seat, id, draft } => match self.member(from, &room, seat) {
-                Ok((room, Some(sender))) => self.publish_here(room, (from, seat.conn), id, sender, draft),
+                Ok((room, Some(sender))) => {
+                    if let Published::Answered(outcome) = self.publish_here(room, (from, seat.conn), id, sender, draft)
+                    {
+                        self.reply(from, seat.conn, id, outcome);
+                    }
+                }
                 Ok((_, None)) => {}
                 Err(refusal) => self.reply(from, seat.conn, id, Err(refusal)),
             },
@@ -30,7 +40,7 @@ impl State {
                     self.relay_here(room, frame);
                 }
             }
-            Request::Join(join) => self.join_here(from, &join),
+            Request::Join(join) => self.join_here(from, join),
             Request::Leave { room, seat, grace } => self.leave_here(from, &room, seat, grace),
             Request::ReplayNext { room, seat } => self.replay_here(from, room, seat),
             Request::Signal { room, seat, id, content } => {
@@ -38,13 +48,12 @@ impl State {
                 self.reply(from, seat.conn, id, outcome);
             }
             Request::Delete { room, seat, id, seq } => {
-                let outcome = self.delete_here(from, &room, seat, seq);
-                self.reply(from, seat.conn, id, outcome);
+                self.delete_here(from, &room, seat, id, seq);
             }
-            Request::History { room, seat, id, from: start, limit } => {
-                let outcome = self.history_here(from, &room, seat, start, limit);
-                self.reply(from, seat.conn, Some(id), outcome);
-            }
+            Request::History { room, seat, id, from: start, limit } => match self.member(from, &room, seat) {
+                Ok((room, _)) => self.history_here(from, (room, seat.conn, id), start, limit),
+                Err(refusal) => self.reply(from, seat.conn, Some(id), Err(refusal)),
+            },
             Request::Presence { room, seat, id, after, limit } => {
                 let outcome = self.presence_here(from, &room, seat, after.as_ref(), limit);
                 self.reply(from, seat.conn, Some(id), outcome);
@@ -53,54 +62,51 @@ impl State {
                 let rooms = self.rooms_here(after.as_ref(), limit);
                 self.deliver(from, Delivery::Rooms { gather, rooms });
             }
+            Request::Direct { room, conn, user, id, draft } => self.direct_here(from, (room, conn, id), user, draft),
+            Request::Cursor { room, seat, id, kind, seq } => self.cursor_here(from, &room, (seat, id), kind, seq),
+            Request::Resume { session, user, conn } => {
+                let session = self.resume_here(session, user.as_ref());
+                self.deliver(from, Delivery::Resumed { conn, session });
+            }
+            Request::Received { room, seq, count } => self.on_received(room, seq, count),
             Request::Settle { conn } => self.deliver(from, Delivery::Settled { conn }),
         }
     }
 
-    /// Gives a member's message its place and tells everyone; `sender` is the connection and its shard.
-    #[inline]
-    pub(super) fn publish_here(
-        &mut self,
-        id: RoomId,
-        sender: (ShardId, ConnId),
-        tag: Option<u64>,
-        user: UserName,
-        draft: Draft,
-    ) {
-        let Some(room) = self.rooms.get_mut(id.slot, id.generation) else {
-            return;
-        };
-        let echo = draft.echo;
-        let weight = room.history.weight();
-        let message = room.publish(user, draft, &self.config.limits, self.now);
-        self.history_weight = self.history_weight - weight + room.history.weight();
-        let mut local = None;
-        for listener in &room.listeners {
-            let audience = listener.audience;
-            let except = (!echo && listener.shard == sender.0).then_some(sender.1);
-            if listener.shard == self.here {
-                local = Some((audience, except));
-            } else {
-                let message = Arc::clone(&message);
-                self.lanes.push_delivery(listener.shard, Delivery::Message { audience, message, except });
+    /// Lets a request wait whose room is not open yet. Gives it back if it need not.
+    fn park(&mut self, from: ShardId, request: Request) -> Option<Request> {
+        if self.opening == 0 || self.unparking {
+            return Some(request);
+        }
+        let id = request.room().and_then(|room| self.resolve(room));
+        match id.filter(|id| self.rooms.get(id.slot, id.generation).is_some_and(Room::is_opening)) {
+            Some(id) => {
+                self.park_in(from, id, request);
+                None
             }
+            None => Some(request),
         }
-        if let Some((audience, except)) = local {
-            debug_assert!(self.deferred.is_empty(), "nobody joins and speaks in one input");
-            self.fan_out_message(audience, Arc::clone(&message), except);
+    }
+
+    fn park_in(&mut self, from: ShardId, id: RoomId, request: Request) {
+        let log = self.rooms.get_mut(id.slot, id.generation).and_then(|room| room.log.as_mut());
+        if let Some(parked) = log.and_then(|log| log.parked.as_mut()) {
+            parked.push_back((from, request));
         }
-        if tag.is_some() {
-            let sent = Reply::Sent {
-                room: message.room.clone(),
-                seq: message.seq,
-                timestamp: message.timestamp,
-                durable: false,
-                duplicate: false,
-            };
-            self.reply(sender.0, sender.1, tag, Ok(sent));
-        }
-        if self.history_weight > self.history_weight_max {
-            self.shed_history(id);
+    }
+
+    /// Says no to a request whose room could not be opened.
+    pub(super) fn refuse_request(&mut self, from: ShardId, request: Request, refusal: Refusal) {
+        match request {
+            Request::Join(join) => {
+                let (audience, conn, ticket) = (join.audience, join.seat.conn, join.ticket);
+                self.deliver(from, Delivery::JoinRefused { audience, conn, ticket, refusal });
+            }
+            other => {
+                if let Some((conn, id)) = other.waiter() {
+                    self.reply(from, conn, id, Err(refusal));
+                }
+            }
         }
     }
 
@@ -125,7 +131,7 @@ impl State {
         }
     }
 
-    fn join_here(&mut self, from: ShardId, join: &JoinRequest) {
+    fn join_here(&mut self, from: ShardId, join: Box<JoinRequest>) {
         let Some(id) = self.room_to_join(&join.room) else {
             let text = "this server holds as many rooms as it can: try again later, or join a room that exists";
             let refusal = Refusal::new(ErrorCode::Overloaded, text);
@@ -135,10 +141,33 @@ impl State {
         let Some(room) = self.rooms.get_mut(id.slot, id.generation) else {
             return;
         };
+        if room.is_opening() && !self.unparking {
+            return self.park_in(from, id, Request::Join(join));
+        }
         if let Some(idle) = room.idle.take() {
             self.idle_rooms.remove(&idle.stamp);
         }
-        let start = room.enter(from, join, self.now);
+        if join.ack && room.log.is_none() {
+            let text = "this room keeps no log, so delivery cannot be acknowledged: leave out `ack`";
+            let refusal = Refusal::new(ErrorCode::BadRequest, text);
+            self.refuse_request(from, Request::Join(join), refusal);
+            return self.settle_room(id);
+        }
+        if let Some(join) = self.ask_for_cursors(from, id, join) {
+            self.enter_here(from, id, &join, Vec::new());
+        }
+    }
+
+    /// Seats a member of whom everything is known.
+    pub(super) fn enter_here(&mut self, from: ShardId, id: RoomId, join: &JoinRequest, letters: Vec<DeadLetter>) {
+        let consumer = if join.ack { self.new_consumer(id, join, letters) } else { None };
+        if let Some(user) = &join.user {
+            self.count_reader(id, user, true);
+        }
+        let Some(room) = self.rooms.get_mut(id.slot, id.generation) else {
+            return;
+        };
+        let start = room.enter(from, join, consumer, self.now);
         let joined = match (&room.people, &join.user) {
             (Some(people), Some(user)) => Some(Joined {
                 room: room.name.clone(),
@@ -147,7 +176,7 @@ impl State {
                 members: people.count(),
                 role: people.role(user),
                 recovered: start.recovered,
-                unread: None,
+                unread: room.unread(user),
             }),
             _ => None,
         };
@@ -166,27 +195,50 @@ impl State {
         self.arm(id);
     }
 
+    /// Says something in a room that the sender is not in.
+    fn direct_here(
+        &mut self,
+        from: ShardId,
+        (name, conn, tag): (RoomName, ConnId, Option<u64>),
+        user: UserName,
+        draft: Draft,
+    ) {
+        let Some(id) = self.room_to_join(&name) else {
+            let text = "this server holds as many rooms as it can: try again later";
+            return self.reply(from, conn, tag, Err(Refusal::new(ErrorCode::Overloaded, text)));
+        };
+        let opening = self.rooms.get(id.slot, id.generation).is_some_and(Room::is_opening);
+        if opening && !self.unparking {
+            self.park_in(from, id, Request::Direct { room: name, conn, user, id: tag, draft });
+            return;
+        }
+        if let Published::Answered(outcome) = self.publish_here(id, (from, conn), tag, user, draft) {
+            self.reply(from, conn, tag, outcome);
+        }
+        self.settle_room(id);
+    }
+
     fn leave_here(&mut self, from: ShardId, room: &RoomRef, seat: Seat, grace: bool) {
         let Some(id) = self.resolve(room) else {
             return;
         };
         let grace_ms = self.config.limits.presence_grace.as_millis() as u64;
         let until = (grace && grace_ms > 0).then(|| self.now.ms() + grace_ms);
-        let left = self.rooms.get_mut(id.slot, id.generation).is_some_and(|room| room.leave(from, seat, until));
-        if left {
-            self.arm(id);
-            self.settle_room(id);
-        }
-    }
-
-    fn replay_here(&mut self, from: ShardId, id: RoomId, seat: Seat) {
-        let Some(room) = self.rooms.get_mut(id.slot, id.generation) else {
+        let left = self.rooms.get_mut(id.slot, id.generation).and_then(|room| room.leave(from, seat, until));
+        let Some(occupant) = left else {
+            if self.forget_entering(id, from, seat) {
+                self.settle_room(id);
+            }
             return;
         };
-        if let (Some(audience), Some(chunk)) = (room.audience(from), room.replay(from, seat)) {
-            let (gap, messages, live) = (chunk.gap, chunk.messages, chunk.live);
-            self.deliver(from, Delivery::Replay { audience, conn: seat.conn, gap, messages, live });
+        if let Some(consumer) = &occupant.consumer {
+            self.rest_consumer(id, from, seat, consumer);
         }
+        if let Some(user) = &occupant.user {
+            self.count_reader(id, user, false);
+        }
+        self.arm(id);
+        self.settle_room(id);
     }
 
     fn signal_here(&mut self, from: ShardId, room: &RoomRef, seat: Seat, content: Bytes) -> Result<Reply, Refusal> {
@@ -198,40 +250,72 @@ impl State {
         Ok(Reply::Done)
     }
 
-    fn delete_here(&mut self, from: ShardId, room: &RoomRef, seat: Seat, seq: Seq) -> Result<Reply, Refusal> {
-        let (id, user) = self.member(from, room, seat)?;
-        let (Some(user), Some(room)) = (user, self.rooms.get_mut(id.slot, id.generation)) else {
-            return Ok(Reply::Done);
-        };
-        let Some(message) = room.history.get(seq) else {
+    /// Replaces a message by its tombstone, if the member may.
+    fn delete_here(&mut self, from: ShardId, room: &RoomRef, seat: Seat, id: Option<u64>, seq: Seq) {
+        let outcome = self.member(from, room, seat).and_then(|(room_id, _)| {
+            let room = self.rooms.get(room_id.slot, room_id.generation).ok_or(NOT_MEMBER)?;
+            let message = room.history.get(seq).cloned();
+            if message.is_none() && room.trimmed() < seq && seq <= room.history.before() {
+                return Ok((room_id, None));
+            }
+            self.may_delete(from, room_id, seat, message.as_deref())?;
+            Ok((room_id, message))
+        });
+        match outcome {
+            Err(refusal) => self.reply(from, seat.conn, id, Err(refusal)),
+            Ok((room, None)) => self.delete_stored(from, room, seat, id, seq),
+            Ok((_, Some(message))) if message.deleted => self.reply(from, seat.conn, id, Ok(Reply::Done)),
+            Ok((room, Some(_))) => self.bury(from, room, (seat.conn, id), seq, false),
+        }
+    }
+
+    /// Whether a member may delete what was found.
+    pub(super) fn may_delete(
+        &self,
+        from: ShardId,
+        room: RoomId,
+        seat: Seat,
+        message: Option<&Message>,
+    ) -> Result<(), Refusal> {
+        let (id, user) = self.member(from, &RoomRef::Id(room), seat)?;
+        let room = self.rooms.get(id.slot, id.generation).ok_or(NOT_MEMBER)?;
+        let Some(message) = message else {
             return Err(Refusal::new(ErrorCode::NotFound, "no message with that `seq` is kept in this room"));
         };
-        let host = room.people.as_ref().is_some_and(|people| people.role(&user) == Role::Host);
-        if message.sender != user && !host {
-            return Err(Refusal::new(ErrorCode::Forbidden, "only its sender and the room's host may delete a message"));
+        if room.log.is_some()
+            && let Some(refusal) = self.journal.refusal(false)
+        {
+            return Err(refusal);
         }
-        if message.deleted {
-            return Ok(Reply::Done);
+        let host = |user: &UserName| room.people.as_ref().is_some_and(|people| people.role(user) == Role::Host);
+        if user.is_some_and(|user| message.sender == user || host(&user)) {
+            return Ok(());
         }
+        Err(Refusal::new(ErrorCode::Forbidden, "only its sender and the room's host may delete a message"))
+    }
+
+    /// Puts a tombstone in a message's place, tells everyone, and answers once it is kept. `owed`: the answer is
+    /// counted already.
+    pub(super) fn bury(&mut self, from: ShardId, id: RoomId, (conn, tag): (ConnId, Option<u64>), seq: Seq, owed: bool) {
+        let Some(room) = self.rooms.get_mut(id.slot, id.generation) else {
+            return;
+        };
         let weight = room.history.weight();
         room.history.bury(seq);
         self.history_weight = self.history_weight - weight + room.history.weight();
+        let log = room.log.as_ref().map(|_| (room.name.clone(), room.epoch));
         self.tell_listeners(id, |audience| Delivery::Deleted { audience, seq });
-        Ok(Reply::Done)
-    }
-
-    fn history_here(
-        &self,
-        from: ShardId,
-        room: &RoomRef,
-        seat: Seat,
-        start: HistoryFrom,
-        limit: usize,
-    ) -> Result<Reply, Refusal> {
-        let (id, _) = self.member(from, room, seat)?;
-        let room = self.rooms.get(id.slot, id.generation).ok_or(NOT_MEMBER)?;
-        let (messages, more) = room.history.page(start, limit, HISTORY_PAGE_BYTES);
-        Ok(Reply::History { room: room.name.clone(), epoch: room.epoch, messages, more })
+        if let Some((room, epoch)) = log {
+            self.journal.write(LogWrite::Bury { room, epoch, seq });
+            if let Some(id) = tag {
+                self.journal.wait(Waiter { shard: from, conn, id, answer: Answer::Done });
+                if !owed {
+                    self.owe(from, conn);
+                }
+            }
+        } else {
+            self.reply(from, conn, tag, Ok(Reply::Done));
+        }
     }
 
     fn presence_here(
@@ -251,14 +335,19 @@ impl State {
     }
 
     /// The room, and the user on that seat of it.
-    fn member(&self, from: ShardId, room: &RoomRef, seat: Seat) -> Result<(RoomId, Option<UserName>), Refusal> {
+    pub(super) fn member(
+        &self,
+        from: ShardId,
+        room: &RoomRef,
+        seat: Seat,
+    ) -> Result<(RoomId, Option<UserName>), Refusal> {
         let id = self.resolve(room).ok_or(NOT_MEMBER)?;
         let room = self.rooms.get(id.slot, id.generation).ok_or(NOT_MEMBER)?;
         let occupant = room.occupant(from, seat).ok_or(NOT_MEMBER)?;
         Ok((id, occupant.user.clone()))
     }
 
-    fn resolve(&self, room: &RoomRef) -> Option<RoomId> {
+    pub(super) fn resolve(&self, room: &RoomRef) -> Option<RoomId> {
         match room {
             RoomRef::Id(id) => Some(*id),
             RoomRef::Name(name) => self.room_by_name.get(name).copied(),
@@ -295,7 +384,7 @@ impl State {
         }
     }
 
-    fn reply(&mut self, to: ShardId, conn: ConnId, id: Option<u64>, outcome: Result<Reply, Refusal>) {
+    pub(super) fn reply(&mut self, to: ShardId, conn: ConnId, id: Option<u64>, outcome: Result<Reply, Refusal>) {
         if id.is_none() && outcome.is_ok() {
             return;
         }
@@ -316,10 +405,15 @@ impl State {
         if name.namespace() == Namespace::Chat && self.rooms.len() >= self.rooms_max && !self.forget_oldest_idle() {
             return None;
         }
-        let room = Room::new(name.clone(), Epoch(self.random.next()));
+        let policy = self.config.policies.of(name);
+        let room = Room::new(name.clone(), Epoch(self.random.next()), &policy);
+        let opening = room.is_opening();
         let (slot, generation) = self.rooms.insert(room);
         let id = RoomId { slot, generation };
         self.room_by_name.insert(name.clone(), id);
+        if opening {
+            self.open_log(id, name.clone());
+        }
         Some(id)
     }
 
@@ -382,17 +476,18 @@ impl State {
     }
 
     /// Forgets a room that nobody is in, or lets its history keep it for a while.
-    fn settle_room(&mut self, id: RoomId) {
+    pub(super) fn settle_room(&mut self, id: RoomId) {
         let Some(room) = self.rooms.get_mut(id.slot, id.generation) else {
             return;
         };
-        if !room.is_deserted() || room.idle.is_some() {
+        if !room.is_deserted() || !room.is_settled() || room.idle.is_some() {
             return;
         }
         if room.is_empty() {
             self.forget_room(id);
             return;
         }
+        room.receipts = None;
         let stamp = self.idle_stamp;
         self.idle_stamp += 1;
         room.idle = Some(Idle { stamp, since_ms: self.now.ms() });
@@ -447,7 +542,7 @@ impl State {
 
     /// Forgets messages until the shard's history is within its bound: first of idle rooms, then of the room that
     /// has just grown.
-    fn shed_history(&mut self, id: RoomId) {
+    pub(super) fn shed_history(&mut self, id: RoomId) {
         while self.history_weight > self.history_weight_max {
             if self.forget_oldest_idle() {
                 continue;
@@ -456,7 +551,9 @@ impl State {
                 return;
             };
             let weight = room.history.weight();
-            room.history.forget_oldest();
+            if !room.history.forget_oldest(room.stored()) {
+                return;
+            }
             self.history_weight = self.history_weight - weight + room.history.weight();
         }
     }
@@ -464,10 +561,15 @@ impl State {
 
 /// Whether a delivery adds or removes members of an audience.
 fn changes_audience(delivery: &Delivery) -> bool {
-    matches!(delivery, Delivery::Joined(_) | Delivery::JoinRefused { .. } | Delivery::Replay { .. })
+    matches!(
+        delivery,
+        Delivery::Joined(_)
+            | Delivery::JoinRefused { .. }
+            | Delivery::Replay { .. }
+            | Delivery::Kicked { .. }
+            | Delivery::Resumed { .. }
+    )
 }
-
-const NOT_MEMBER: Refusal = Refusal::new(ErrorCode::NotMember, "join the room first");
 
 /// How long a push of presence waits for room in the queues.
 const PRESENCE_RETRY_MS: u64 = 100;

@@ -15,8 +15,10 @@ use crate::chat::audience::{Audience, AudienceId};
 use crate::chat::delivery::Lanes;
 use crate::chat::directory::Gathers;
 use crate::chat::exchange::{Delivery, Refusal, Request, RoomId};
+use crate::chat::journal::Journal;
 use crate::chat::lifecycle::{Drain, Timer};
 use crate::chat::random::Random;
+use crate::chat::resume::Homes;
 use crate::chat::room::Room;
 use crate::chat::session::{Farewell, Promise, Sessions, Wait};
 use crate::chat::wheel::Wheel;
@@ -46,6 +48,18 @@ pub struct State {
     pub(super) history_weight_max: usize,
     pub(super) rooms_max: usize,
     pub(super) lanes: Lanes,
+    pub(super) journal: Journal,
+    /// Rooms whose log is being opened.
+    pub(super) opening: usize,
+    /// Rooms that have opened and still have parked requests.
+    pub(super) opened: VecDeque<RoomId>,
+    /// A parked request is being taken.
+    pub(super) unparking: bool,
+    pub(super) homes: Homes,
+    /// Messages sent to consumers more than once.
+    pub(super) redelivered: u64,
+    /// Messages given up.
+    pub(super) dead_letters: u64,
     pub(super) outputs: VecDeque<Output>,
     pub(super) deferred: VecDeque<Deferred>,
     pub(super) wheel: Wheel<Timer>,
@@ -84,6 +98,10 @@ pub struct Counts {
     pub requests_waiting: usize,
     /// Connections whose input is blocked.
     pub blocked: usize,
+    /// Messages sent to consumers more than once, since the start.
+    pub redelivered: u64,
+    /// Messages that consumers never acknowledged, since the start.
+    pub dead_letters: u64,
 }
 
 impl State {
@@ -106,6 +124,13 @@ impl State {
             history_weight_max: HISTORY_BYTES_PER_SHARD_MAX,
             rooms_max: ROOMS_PER_SHARD_MAX,
             lanes: Lanes::new(config.shards, config.exchange_backlog_max),
+            journal: Journal::new(),
+            opening: 0,
+            opened: VecDeque::new(),
+            unparking: false,
+            homes: Homes::default(),
+            redelivered: 0,
+            dead_letters: 0,
             outputs: VecDeque::new(),
             deferred: VecDeque::new(),
             wheel: Wheel::new(),
@@ -135,8 +160,10 @@ impl State {
             Input::Finished { conn, reason, reads_on } => {
                 self.on_finished(conn, Farewell { reason, after_replays: reads_on })
             }
-            Input::Closed { conn, reason: _ } => self.on_closed(conn),
+            Input::Closed { conn, reason } => self.on_closed(conn, reason),
             Input::ReplayReady { conn, audience } => self.on_replay_ready(conn, audience),
+            Input::Log(event) => self.on_log_event(event),
+            Input::Letters { room, order } => self.on_letters(&room, order),
             Input::Tick => self.on_tick(),
             Input::Drain { retry_after_max_ms } => self.on_drain(retry_after_max_ms),
         }
@@ -153,6 +180,7 @@ impl State {
             match self.deferred.pop_front() {
                 Some(Deferred::Delivery(delivery)) => self.on_delivery(delivery),
                 Some(Deferred::Release(conn)) => self.release(conn),
+                None if self.go_on() => {}
                 None => break,
             }
         }
@@ -240,6 +268,8 @@ impl State {
             deliveries_waiting: self.lanes.deliveries_waiting(),
             requests_waiting: self.lanes.requests_waiting(),
             blocked: self.blocked,
+            redelivered: self.redelivered,
+            dead_letters: self.dead_letters,
         }
     }
 
@@ -277,6 +307,13 @@ impl State {
             Wait::Granted(promise) => self.lanes.release(promise),
             Wait::Answer | Wait::Deliveries | Wait::Requests(_) => self.blocked -= 1,
         }
+    }
+
+    /// Goes on with what had to wait for room in the queues of deliveries; false when there is nothing to poll for it.
+    fn go_on(&mut self) -> bool {
+        self.settle_commits();
+        self.unpark();
+        !self.outputs.is_empty() || !self.deferred.is_empty()
     }
 
     /// Lets the next blocked connection try again for which there is room now.
