@@ -187,6 +187,15 @@ impl Engine {
         }
     }
 
+    /// Takes over the count of another store.
+    pub(super) fn set_crashes(&self, crashes: u64) -> Result<(), EngineError> {
+        let mut value = Vec::new();
+        put_integer(&mut value, crashes);
+        let mut batch = self.batch(1);
+        batch.insert(self.space(Space::Meta), CRASHES_KEY, value);
+        Ok(self.write(batch)?)
+    }
+
     /// Says that everything is written, and has it on the disk.
     pub(super) fn end_life(&self) -> Result<(), EngineError> {
         fault_point("store.before_clean_mark");
@@ -237,6 +246,14 @@ impl Engine {
                 self.check()?;
                 std::thread::park_timeout(FLUSH_LOOK);
             }
+        }
+        Ok(())
+    }
+
+    /// Merges all tables of each keyspace, leaving out what was removed or replaced.
+    pub(super) fn compact(&self) -> Result<(), EngineError> {
+        for keyspace in &self.spaces {
+            keyspace.major_compact()?;
         }
         Ok(())
     }
