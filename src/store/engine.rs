@@ -12,6 +12,7 @@ use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, OwnedWri
 
 use super::encoding::{Cursor, Damaged, put_integer};
 use super::fault::fault_point;
+use super::journal;
 
 /// Why the store cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -107,6 +108,7 @@ impl Engine {
     /// Opens the database in `dir`, making both where they are not, and verifies its journal.
     pub(super) fn open(dir: &Path) -> Result<Self, StoreError> {
         make_dir(dir)?;
+        journal::verify(dir)?;
         // The journal is not compressed: it is short-lived, and the one thread that writes has better things to do.
         let database = Database::builder(dir)
             .journal_compression(CompressionType::None)

@@ -6,7 +6,7 @@
 //! | `writer`, `reopen`, `disk` | the thread that commits, and what it does when it cannot |
 //! | `reader`, `query` | the threads that answer questions |
 //! | `upkeep`, `seen` | retention |
-//! | `engine`, `slot` | the database, how it is opened, and who uses it |
+//! | `engine`, `journal`, `slot` | the database, how it is opened, and who uses it |
 //! | `block`, `records`, `encoding` | what is stored, as bytes |
 //! | `offline` | what an operator does to a store |
 //! | `fault` | where tests have the process killed |
@@ -19,6 +19,7 @@ mod disk;
 mod encoding;
 mod engine;
 mod fault;
+mod journal;
 mod life;
 mod line;
 pub mod offline;

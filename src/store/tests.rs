@@ -43,6 +43,23 @@ impl Rig {
         Self::with(config(dir)).unwrap()
     }
 
+    /// Opens a store that syncs only when asked to.
+    pub(super) fn open_lazy(dir: &Path) -> Self {
+        Self::with(StoreConfig { commit_interval: Duration::from_secs(3_600), ..config(dir) }).unwrap()
+    }
+
+    /// The number of the last batch.
+    pub(super) fn ticket(&self, shard: usize) -> u64 {
+        self.tickets[shard]
+    }
+
+    /// Waits until reads see a batch.
+    pub(super) fn await_applied(&mut self, shard: usize, ticket: u64) {
+        while self.shared.progress(ShardId(shard as u16)).0 < ticket {
+            self.rung.recv_timeout(PATIENCE).unwrap();
+        }
+    }
+
     fn with(config: StoreConfig) -> Result<Self, StoreError> {
         let (ring, rung) = flume::bounded(100_000);
         let ring = move |shard| {
@@ -170,7 +187,7 @@ fn before(seq: u64, messages_max: usize, bytes_max: usize) -> LogRead {
 }
 
 /// What a crash at this moment would leave.
-fn crash_image(dir: &Path) -> TempDir {
+pub(super) fn crash_image(dir: &Path) -> TempDir {
     let image = tempfile::tempdir().unwrap();
     copy(dir, image.path());
     image

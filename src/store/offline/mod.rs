@@ -12,8 +12,8 @@ use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use super::engine::{Engine, EngineError, StoreError, explain_io};
+use super::journal;
 use super::life::{ReadError, StoreReader};
-use super::reopen::empty_journals;
 pub use check::Checked;
 pub use dump::{Counts, DUMP_FORMAT};
 pub use import::Epochs;
@@ -107,7 +107,7 @@ pub fn compact(dir: &Path) -> Result<Compacted, OfflineError> {
     engine.flush()?;
     engine.compact()?;
     drop(engine);
-    empty_journals(dir)?;
+    journal::empty(dir)?;
     // Opening it once more removes what the merge has replaced, and proves that it can be opened.
     drop(Engine::open_existing(dir)?);
     Ok(Compacted { before, after: size(dir)? })

@@ -252,6 +252,10 @@ fn an_output_file_is_whole_or_not_there() {
         Err::<(), _>(OfflineError::Interrupted)
     });
     assert!(broken.is_err() && !file.exists());
-    write_output(Some(&file), |out| Ok(out.write_all(b"whole").unwrap())).unwrap();
+    write_output(Some(&file), |out| {
+        out.write_all(b"whole").unwrap();
+        Ok(())
+    })
+    .unwrap();
     assert_eq!(std::fs::read(&file).unwrap(), b"whole");
 }
