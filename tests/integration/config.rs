@@ -2,7 +2,7 @@
 
 use std::process::Output;
 
-use crate::harness::{Launch, Server, run_to_end};
+use crate::harness::{DataDir, Launch, Server, run_to_end};
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -62,7 +62,8 @@ fn a_port_that_is_taken_is_named_with_its_flag() {
     for (flag, address) in
         [("--listen", server.http()), ("--tcp-listen", server.lines()), ("--admin-listen", server.admin())]
     {
-        let mut arguments = vec!["--shards=1".to_owned()];
+        let data = DataDir::new();
+        let mut arguments = vec!["--shards=1".to_owned(), format!("--data-dir={}", data.path().display())];
         for other in ["--listen", "--tcp-listen", "--admin-listen"] {
             let address = if other == flag { address.to_string() } else { "127.0.0.1:0".to_owned() };
             arguments.push(format!("{other}={address}"));

@@ -4,6 +4,7 @@
 //! something does not happen by a fence, an answer that could only come after it.
 
 mod client;
+mod data;
 mod http;
 mod lines;
 mod metrics;
@@ -13,8 +14,9 @@ mod wait;
 mod websocket;
 
 pub use client::{Client, Event};
+pub use data::DataDir;
 pub use http::{http, http_raw, upgrade_head};
 pub use raw::{Frame, RawWs, masked_frame};
 pub use server::{Launch, Server, run_to_end};
-pub use wait::{Deadline, until};
+pub use wait::{Deadline, PATIENCE, until};
 pub use websocket::{RelayClient, Request, connect as connect_ws, try_connect as try_connect_ws};
