@@ -77,6 +77,8 @@ pub const UNSYNCED_PER_SHARD_MAX: usize = 65_536;
 pub const UNSYNCED_BYTES_PER_SHARD_MAX: usize = 64 * 1024 * 1024;
 /// How long the key of a message keeps others with the same key out, in milliseconds.
 pub const KEY_WINDOW_MS: u64 = 5 * 60 * 1_000;
+/// Keys that one room remembers; past it the oldest are forgotten before their time.
+pub const KEYS_PER_ROOM_MAX: usize = 1_000_000;
 /// Messages that may be sent to a consumer beyond what it has acknowledged.
 pub const ACK_WINDOW: usize = 256;
 /// Dead letters that are sent again to one user at a time.

@@ -63,6 +63,16 @@ impl RoomPolicies {
     }
 }
 
+impl RoomPolicies {
+    /// Every room in memory alone, with that many messages and bytes.
+    #[must_use]
+    pub fn memory(messages: usize, bytes: usize) -> Self {
+        let limit = |limit: usize| Some(limit as u64);
+        let default = RoomPolicy { size: limit(messages), bytes: limit(bytes), ..RoomPolicy::new(HistoryMode::Memory) };
+        Self { rules: Vec::new(), default }
+    }
+}
+
 impl Default for RoomPolicies {
     fn default() -> Self {
         Self { rules: Vec::new(), default: RoomPolicy::new(HistoryMode::Durable) }
