@@ -91,22 +91,29 @@ impl Connection {
         self.epochs.get(room).copied()
     }
 
-    /// Takes an event that answers nothing. Gives the room and the position of a message.
+    /// Takes an event that answers nothing. Gives the room and how far it was told of.
     pub fn pushed(&mut self, event: &Value) -> Option<(Arc<str>, Position)> {
-        if event["type"] != "message" {
-            if !matches!(event["type"].as_str(), Some("ping" | "closing")) {
-                self.tell_strange(format!("unasked came {event}"));
-            }
+        let kind = event["type"].as_str().unwrap_or_default();
+        if matches!(kind, "ping" | "closing") {
             return None;
         }
-        let room = event["room"].as_str().unwrap_or_default();
-        let entered = self.epochs.get_key_value(room).map(|(room, epoch)| (Arc::clone(room), *epoch));
-        let (Some((room, epoch)), Some(message)) = (entered, Message::read(event)) else {
-            self.tell_strange(format!("a message that cannot be: {event}"));
-            return None;
-        };
-        let position = Position { epoch, seq: message.seq };
-        self.tell(Observation::Pushed { client: Arc::clone(&self.name), room: Arc::clone(&room), epoch, message });
-        Some((room, position))
+        let entered = event["room"].as_str().and_then(|room| self.epochs.get_key_value(room));
+        let entered = entered.map(|(room, epoch)| (Arc::clone(room), *epoch));
+        let client = Arc::clone(&self.name);
+        match (kind, entered, Message::read(event), event["to"].as_u64()) {
+            ("message", Some((room, epoch)), Some(message), _) => {
+                let position = Position { epoch, seq: message.seq };
+                self.tell(Observation::Pushed { client, room: Arc::clone(&room), epoch, message });
+                Some((room, position))
+            }
+            ("gap", Some((room, epoch)), _, Some(to)) => {
+                self.tell(Observation::Gap { client, room: Arc::clone(&room), epoch, to });
+                Some((room, Position { epoch, seq: to }))
+            }
+            _ => {
+                self.tell_strange(format!("unasked came {event}"));
+                None
+            }
+        }
     }
 }

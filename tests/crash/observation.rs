@@ -20,6 +20,8 @@ pub enum Observation {
     Joined { client: Arc<str>, room: Arc<str>, epoch: u64, head: u64, since: Option<Position>, recovered: Option<bool> },
     /// A message came, replayed or live.
     Pushed { client: Arc<str>, room: Arc<str>, epoch: u64, message: Message },
+    /// Messages up to a position do not come.
+    Gap { client: Arc<str>, room: Arc<str>, epoch: u64, to: u64 },
     /// Something came that has no place here.
     Strange { client: Arc<str>, what: String },
 }

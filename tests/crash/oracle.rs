@@ -4,7 +4,8 @@
 //! 1. a (room, epoch, seq) names one message, whoever saw it and however;
 //! 2. what was answered `durable: true` is in the history, with its position and content;
 //! 3. a key is in the history once at most; and once, if it was promised;
-//! 4. a client gets no message twice, and misses none between two that it got, over reconnects that were `recovered`;
+//! 4. a client gets no message twice, and misses none between two that it got, over reconnects that were `recovered`,
+//!    but for what retention took and a `gap` told of;
 //! 5. a position that was in the log for certain is recovered;
 //! 6. a history is in order: positions grow, each tells the one before it, time does not go back;
 //! 7. nothing is there that nobody said, and nothing says other than it was said.
@@ -22,8 +23,10 @@ use crate::reader::History;
 pub enum Mode {
     /// Every `ok` says `durable: true`.
     Durable,
-    /// The log is kept, and no `ok` says so.
+    /// The log is kept, and an `ok` says so only of what was said before.
     Interval,
+    /// As durable, and only the latest messages are kept.
+    Trimmed,
     /// The log is gone with the process.
     Memory,
 }
@@ -133,7 +136,7 @@ impl Oracle {
                 self.tally.acked += 1;
                 self.tally.duplicates += u64::from(duplicate);
                 self.name(&room, epoch, seq, &key, &client);
-                self.promise(&room, epoch, seq, &key, durable);
+                self.promise(&room, epoch, seq, &key, (durable, duplicate));
             }
             Observation::Refused { client, code } => {
                 self.tally.refused += 1;
@@ -151,6 +154,7 @@ impl Oracle {
                 self.check_message(&room, epoch, &message, &client);
                 self.follow(client, room, epoch, &message);
             }
+            Observation::Gap { client, room, epoch, to } => self.skip(client, room, Position { epoch, seq: to }),
             Observation::Strange { client, what } => self.violate(format!("{client}: {what}")),
         }
     }
@@ -159,6 +163,17 @@ impl Oracle {
     pub fn compare(&mut self, history: &History) {
         let History { room, epoch, head, after, messages } = history;
         let mut prev = *after;
+        if self.modes.get(room) == Some(&Mode::Trimmed) {
+            // What was kept the last time may be gone, so all of it is read again.
+            prev = messages.first().map_or(*after, |message| message.prev);
+            self.log(room, *epoch).kept.clear();
+            self.log(room, *epoch).last_timestamp = 0;
+            for message in messages {
+                if let Some(said) = self.said.get_mut(message.key.as_str()) {
+                    said.kept = None;
+                }
+            }
+        }
         for message in messages {
             self.check_message(room, *epoch, message, "the history");
             if message.seq <= prev || message.prev != prev {
@@ -174,7 +189,11 @@ impl Oracle {
         if *head < prev {
             self.violate(format!("the head of {room} is {head}, and {prev} is kept"));
         }
-        self.check_promises(room, *epoch, *after);
+        let first = match self.modes.get(room) {
+            Some(Mode::Trimmed) => messages.first().map_or(0, |message| message.seq),
+            _ => after + 1,
+        };
+        self.check_promises(room, *epoch, first);
     }
 
     /// Looks for what clients never got, once all histories were read from the start.
@@ -201,14 +220,14 @@ impl Oracle {
         lost.into_iter().for_each(|what| self.violate(what));
     }
 
-    fn check_promises(&mut self, room: &Arc<str>, epoch: u64, after: u64) {
+    fn check_promises(&mut self, room: &Arc<str>, epoch: u64, first: u64) {
         let mut broken = Vec::new();
         for ((of, life), log) in &self.logs {
             if of != room {
                 continue;
             }
             let kept = |seq: &u64| *life == epoch && log.kept.binary_search(seq).is_ok();
-            let from = if *life == epoch { after + 1 } else { 0 };
+            let from = if *life == epoch { first } else { 0 };
             let promises = log.promised.range(from..).filter(|(seq, _)| !kept(seq));
             broken.extend(promises.map(|(seq, key)| format!("{key} was durable as {seq} of {room}, and is not there")));
         }
@@ -232,9 +251,13 @@ impl Oracle {
         }
     }
 
-    fn promise(&mut self, room: &Arc<str>, epoch: u64, seq: u64, key: &Arc<str>, durable: bool) {
-        let promises = self.modes.get(room) == Some(&Mode::Durable);
-        if durable != promises {
+    fn promise(&mut self, room: &Arc<str>, epoch: u64, seq: u64, key: &Arc<str>, (durable, duplicate): (bool, bool)) {
+        let is_right = match self.modes.get(room) {
+            Some(Mode::Durable | Mode::Trimmed) => durable,
+            Some(Mode::Interval) => !durable || duplicate,
+            Some(Mode::Memory) | None => !durable,
+        };
+        if !is_right {
             self.violate(format!("{key} in {room} was answered durable: {durable}"));
         }
         if durable {
@@ -291,7 +314,7 @@ impl Oracle {
         if let Some(since) = since {
             self.tally.not_recovered += 1;
             let log = self.logs.get(&(Arc::clone(&room), since.epoch));
-            let is_kept = self.modes.get(&room) != Some(&Mode::Memory);
+            let is_kept = matches!(self.modes.get(&room), Some(Mode::Durable | Mode::Interval));
             if is_kept && log.is_some_and(|log| log.is_certain(since.seq)) {
                 self.violate(format!("{client} was not recovered from {since:?} of {room}, which is in the log"));
             }
@@ -312,6 +335,15 @@ impl Oracle {
             self.violate(format!("{client} was at {at:?} in {room} and got {} of {epoch:016x}", message.seq));
         } else if message.prev > at.seq {
             self.violate(format!("{client} was at {} in {room} and missed {}", at.seq, message.prev));
+        }
+    }
+
+    fn skip(&mut self, client: Arc<str>, room: Arc<str>, to: Position) {
+        let trims = self.modes.get(&room) == Some(&Mode::Trimmed);
+        let chain = self.chains.get_mut(&(Arc::clone(&client), Arc::clone(&room)));
+        match chain.filter(|chain| trims && chain.at.epoch == to.epoch && chain.at.seq < to.seq) {
+            Some(chain) => chain.at = to,
+            None => self.violate(format!("{client} was told of a gap up to {} in {room}", to.seq)),
         }
     }
 }
@@ -337,13 +369,21 @@ const VIOLATIONS_MAX: usize = 20;
 mod tests {
     use super::*;
 
-    /// A world of one durable, one interval and one memory room, in which `ann` has said three things.
+    /// A room of each mode, and what `ann` has said in each.
     fn oracle() -> Oracle {
-        let rooms = [("d", Mode::Durable), ("i", Mode::Interval), ("m", Mode::Memory)];
+        let rooms = [("d", Mode::Durable), ("i", Mode::Interval), ("m", Mode::Memory), ("t", Mode::Trimmed)];
         let mut oracle = Oracle::new(rooms.map(|(room, mode)| (room.into(), mode)));
-        for (room, key) in
-            [("d", "a-1"), ("d", "a-2"), ("d", "a-3"), ("i", "a-4"), ("i", "a-5"), ("m", "a-6"), ("m", "a-7")]
-        {
+        for (room, key) in [
+            ("d", "a-1"),
+            ("d", "a-2"),
+            ("d", "a-3"),
+            ("i", "a-4"),
+            ("i", "a-5"),
+            ("m", "a-6"),
+            ("m", "a-7"),
+            ("t", "a-8"),
+            ("t", "a-9"),
+        ] {
             let (sender, content) = ("ann".into(), format!("content of {key}").into());
             oracle.observe(Observation::Sent { sender, room: room.into(), key: key.into(), content });
         }
@@ -357,7 +397,15 @@ mod tests {
 
     fn acked(room: &str, seq: u64, key: &str) -> Observation {
         let (client, room) = ("ann".into(), Arc::<str>::from(room));
-        Observation::Acked { client, durable: &*room == "d", room, epoch: 1, seq, key: key.into(), duplicate: false }
+        Observation::Acked {
+            client,
+            durable: matches!(&*room, "d" | "t"),
+            room,
+            epoch: 1,
+            seq,
+            key: key.into(),
+            duplicate: false,
+        }
     }
 
     fn joined(room: &str, head: u64, since: Option<u64>, recovered: Option<bool>) -> Observation {
@@ -457,6 +505,30 @@ mod tests {
         };
         breaks("durable: false", [lie("d", "a-1", false)], &[]);
         breaks("durable: true", [lie("m", "a-6", true)], &[]);
+        breaks("durable: true", [lie("i", "a-4", true)], &[]);
+        breaks("durable: false", [lie("t", "a-8", false)], &[]);
+        let (client, room, key) = ("ann".into(), "i".into(), "a-4".into());
+        let again = Observation::Acked { client, room, epoch: 1, seq: 1, key, durable: true, duplicate: true };
+        holds([again.clone()], &[history("i", 0, &[message(1, "a-4")])]);
+        breaks("was durable", [again], &[history("i", 0, &[])]);
+    }
+
+    #[test]
+    fn retention_takes_the_oldest_and_nothing_else() {
+        let acks = [acked("t", 1, "a-8"), acked("t", 2, "a-9")];
+        let latest = history("t", 0, &[message(2, "a-9")]);
+        holds(acks.clone(), &[history("t", 0, &[message(1, "a-8"), message(2, "a-9")]), latest]);
+        breaks("was durable as 2", acks.clone(), &[history("t", 0, &[message(1, "a-8")])]);
+        let violations = told(acks, &[history("t", 0, &[])]);
+        assert_eq!(violations.len(), 2, "{violations:?}");
+    }
+
+    #[test]
+    fn a_gap_is_told_where_retention_may_take() {
+        let gap = |room: &str| Observation::Gap { client: "bob".into(), room: room.into(), epoch: 1, to: 1 };
+        holds([joined("t", 0, None, None), gap("t"), pushed("t", message(2, "a-9"))], &[]);
+        breaks("gap", [joined("d", 0, None, None), gap("d")], &[]);
+        breaks("gap", [joined("t", 1, None, None), gap("t")], &[]);
     }
 
     #[test]
@@ -557,7 +629,7 @@ mod tests {
 
     #[test]
     fn nothing_is_invented() {
-        breaks("nobody said", [], &[history("d", 0, &[message(1, "a-9")])]);
+        breaks("nobody said", [], &[history("d", 0, &[message(1, "b-1")])]);
         let changed = Message { content: "other".into(), ..message(1, "a-1") };
         breaks("other than", [], &[history("d", 0, &[changed])]);
         let claimed = Message { sender: "eve".into(), ..message(1, "a-1") };

@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::hint::black_box;
 use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
+use std::process::ExitStatus;
 use std::sync::Arc;
 
 use flume::{Receiver, Sender};
 use rustix::process::{Signal, kill_process};
 
-use crate::harness::{DataDir, Deadline, Launch, PATIENCE, Server};
+use crate::harness::{DataDir, Deadline, Launch, Server};
+use crate::lines::PATIENCE;
 use crate::observation::Observation;
 use crate::oracle::{Mode, Oracle, Tally};
 use crate::publisher::Publisher;
@@ -36,12 +39,14 @@ pub struct Trial {
 pub enum Kill<'a> {
     /// By a signal, after some acknowledgements and a while.
     AtRandom,
-    /// By itself, at a step of its work: the step's name, and the pass at which it ends.
+    /// By itself, at a step of its work: the step's name, and the pass at which it ends. Stopped after a while if it
+    /// does not, for that has steps as well.
     AtStep(&'a str, u64),
 }
 
-/// When the signal is sent: after so much was heard, and some work.
+/// When a signal is sent: after so much was heard, and some work.
 struct Moment {
+    signal: Signal,
     acks: u64,
     observations: u64,
     spins: u64,
@@ -84,8 +89,9 @@ impl Trial {
         self.oracle.forgive_losses();
     }
 
-    /// Starts the server, compares what it kept with what was told, and lets everyone talk until it is killed.
-    pub fn round(&mut self, kill: Kill<'_>) {
+    /// Starts the server, compares what it kept with what was told, and lets everyone talk until it is killed. Gives
+    /// whether it was.
+    pub fn round(&mut self, kill: Kill<'_>) -> bool {
         self.rounds += 1;
         let (mut server, moment) = match kill {
             Kill::AtRandom => {
@@ -95,17 +101,18 @@ impl Trial {
             }
             Kill::AtStep(step, pass) => {
                 let launch = self.launch.clone().variable("HUBBUB_FAULT", &format!("{step}:{pass}"));
-                let Ok(server) = launch.try_start() else {
+                let moment = Moment { signal: Signal::TERM, acks: STEP_ACKS, observations: u64::MAX, spins: 0 };
+                match launch.try_start() {
+                    Ok(server) => (server, moment),
                     // It is a step of the start.
-                    return;
-                };
-                (server, Moment { acks: STEP_ACKS_MAX, observations: u64::MAX, spins: 0 })
+                    Err((status, said)) => return was_killed(status, &said),
+                }
             }
         };
-        let killed = self.talk(&server, u64::MAX, Some(&moment));
-        server.wait_exit();
-        assert!(killed == (kill == Kill::AtRandom), "{kill:?}: killed: {killed}; {}", self.again());
+        self.talk(&server, u64::MAX, &moment);
+        let status = server.wait_exit();
         self.must_hold();
+        was_killed(status, server.stderr())
     }
 
     /// Lets everyone say what is left to say, stops the server and starts it again, lets everyone see what is left to
@@ -113,7 +120,8 @@ impl Trial {
     pub fn finish(mut self) -> Tally {
         let mut server = self.launch.start();
         self.compare(&server);
-        self.talk(&server, LAST_MESSAGES, None);
+        let moment = Moment { signal: Signal::TERM, acks: u64::MAX, observations: u64::MAX, spins: 0 };
+        self.talk(&server, LAST_MESSAGES, &moment);
         let status = server.wait_exit();
         assert_eq!(status.code(), Some(0), "after SIGTERM: {}", server.stderr());
         self.must_hold();
@@ -136,18 +144,25 @@ impl Trial {
 
     /// Compares what the server kept since the last time with all that was told.
     fn compare(&mut self, server: &Server) -> Vec<History> {
-        let kept = ROOMS.iter().filter(|(_, mode)| *mode != Mode::Memory).map(|(room, _)| Arc::<str>::from(*room));
-        let rooms: Vec<(Arc<str>, u64)> = kept.map(|room| (Arc::clone(&room), self.oracle.read_up_to(&room))).collect();
+        let kept = ROOMS.iter().filter(|(_, mode)| *mode != Mode::Memory);
+        let rooms = kept.map(|(room, mode)| {
+            let room = Arc::<str>::from(*room);
+            let after = if *mode == Mode::Trimmed { 0 } else { self.oracle.read_up_to(&room) };
+            (room, after)
+        });
+        let rooms: Vec<(Arc<str>, u64)> = rooms.collect();
         let histories = reader::read(server.lines(), &rooms);
         histories.iter().for_each(|history| self.oracle.compare(history));
         self.must_hold();
         histories
     }
 
-    /// Lets everyone talk, each publisher saying so many new messages. Kills the server when the moment has come, and
-    /// gives whether it did; without a moment stops it once all was said and answered.
-    fn talk(&mut self, server: &Server, new: u64, moment: Option<&Moment>) -> bool {
+    /// Lets everyone talk, each publisher saying so many new messages. Sends the server the signal when the moment has
+    /// come, or when all was said and answered.
+    fn talk(&mut self, server: &Server, new: u64, moment: &Moment) {
         let (address, pid) = (server.lines(), server.pid());
+        // It may have gone by itself, which its exit will show.
+        let signal = || _ = kill_process(pid, moment.signal);
         let (told, heard) = flume::bounded(OBSERVATIONS_MAX);
         let Self { publishers, subscribers, oracle, .. } = self;
         std::thread::scope(|scope| {
@@ -155,26 +170,20 @@ impl Trial {
                 let told = told.clone();
                 scope.spawn(move || subscriber.listen(address, &told, None));
             }
-            let publishing: Vec<_> = publishers
-                .iter_mut()
-                .map(|publisher| {
-                    let told = told.clone();
-                    scope.spawn(move || publisher.publish(address, &told, new))
-                })
-                .collect();
+            let publish =
+                |publisher: &'_ mut Publisher, told: Sender<Observation>| publisher.publish(address, &told, new);
+            let publishing = publishers.iter_mut().map(|publisher| {
+                let told = told.clone();
+                scope.spawn(move || publish(publisher, told))
+            });
+            let publishing: Vec<_> = publishing.collect();
             drop(told);
-            if moment.is_none() {
-                scope.spawn(move || {
-                    publishing.into_iter().for_each(|publisher| drop(publisher.join()));
-                    // It may have gone by itself, which will show.
-                    let _ = kill_process(pid, Signal::TERM);
-                });
-            }
-            hear(&heard, oracle, moment, || {
-                // The same.
-                let _ = kill_process(pid, Signal::KILL);
-            })
-        })
+            scope.spawn(move || {
+                publishing.into_iter().for_each(|publisher| drop(publisher.join()));
+                signal();
+            });
+            hear(&heard, oracle, moment, signal);
+        });
     }
 
     /// Lets every subscriber see all up to `goal`.
@@ -187,7 +196,7 @@ impl Trial {
                 scope.spawn(move || subscriber.listen(address, &told, Some(goal)));
             }
             drop(told);
-            hear(&heard, oracle, None, || {});
+            heard.iter().for_each(|observation| oracle.observe(observation));
         });
         let behind: Vec<String> = self.subscribers.iter().flat_map(|subscriber| subscriber.behind(goal)).collect();
         assert!(behind.is_empty(), "{behind:#?}; {}", self.again());
@@ -197,9 +206,9 @@ impl Trial {
         let spins = self.rng.range(0, SPINS_MAX);
         // A quarter while clients come back, the others while they talk.
         if self.rng.chance(1, 4) {
-            return Moment { acks: u64::MAX, observations: self.rng.range(1, 60), spins };
+            return Moment { signal: Signal::KILL, acks: u64::MAX, observations: self.rng.range(1, 60), spins };
         }
-        Moment { acks: self.rng.range(1, ACKS_MAX), observations: u64::MAX, spins }
+        Moment { signal: Signal::KILL, acks: self.rng.range(1, ACKS_MAX), observations: u64::MAX, spins }
     }
 
     fn must_hold(&self) {
@@ -212,32 +221,38 @@ impl Trial {
     }
 }
 
-/// Hands all that is told to the oracle, until nobody is left to tell. Kills when the moment has come, or when it does
-/// not come; gives whether it did.
-fn hear(heard: &Receiver<Observation>, oracle: &mut Oracle, moment: Option<&Moment>, kill: impl Fn()) -> bool {
+/// Hands all that is told to the oracle, until nobody is left to tell. Signals when the moment has come, or will not.
+fn hear(heard: &Receiver<Observation>, oracle: &mut Oracle, moment: &Moment, signal: impl Fn()) {
     let deadline = Deadline::after(4 * PATIENCE);
-    let (mut acks, mut observations, mut killed) = (0, 0, false);
+    let (mut acks, mut observations, mut signalled) = (0, 0, false);
     while let Ok(observation) = heard.recv() {
         acks += u64::from(matches!(observation, Observation::Acked { .. }));
         observations += 1;
         oracle.observe(observation);
-        let is_time = moment.is_some_and(|moment| acks >= moment.acks || observations >= moment.observations);
-        if !killed && (is_time || deadline.left().is_none()) {
-            (0..moment.map_or(0, |moment| moment.spins)).for_each(|turn| _ = black_box(turn));
-            kill();
-            killed = true;
+        let is_time = acks >= moment.acks || observations >= moment.observations;
+        if !signalled && (is_time || deadline.left().is_none()) {
+            (0..moment.spins).for_each(|turn| _ = black_box(turn));
+            signal();
+            signalled = true;
         }
     }
+}
+
+/// Whether a process was killed, which must be so if it has not ended well.
+fn was_killed(status: ExitStatus, said: &str) -> bool {
+    let killed = status.signal() == Some(Signal::KILL.as_raw());
+    assert!(killed || status.success(), "the server ended ({status}) with: {said}");
     killed
 }
 
 /// The rooms of a trial.
-const ROOMS: [(&str, Mode); 6] = [
+const ROOMS: [(&str, Mode); 7] = [
     ("durable-1", Mode::Durable),
     ("interval", Mode::Interval),
     ("durable-2", Mode::Durable),
     ("durable-3", Mode::Durable),
     ("memory", Mode::Memory),
+    ("trimmed", Mode::Trimmed),
     ("durable-4", Mode::Durable),
 ];
 /// What makes them so. Sessions are kept at the same interval, so most are there after a crash.
@@ -247,6 +262,9 @@ commit_interval = "50ms"
 [[rooms]]
 pattern = "memory"
 history = "memory"
+[[rooms]]
+pattern = "trimmed"
+history_size = 100
 [[rooms]]
 pattern = "interval"
 commit = "interval"
@@ -259,8 +277,8 @@ const SUBSCRIBERS: usize = 3;
 const ACKS_MAX: u64 = 1_000;
 /// Some milliseconds of work.
 const SPINS_MAX: u64 = 2_000_000;
-/// A step of a commit is passed before so many acknowledgements.
-const STEP_ACKS_MAX: u64 = 20_000;
+/// Steps of a commit are passed before so many acknowledgements, steps of a stop after them.
+const STEP_ACKS: u64 = 2_000;
 /// What each publisher says after the last crash.
 const LAST_MESSAGES: u64 = 20;
 const OBSERVATIONS_MAX: usize = 10_000;
