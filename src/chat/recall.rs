@@ -14,7 +14,7 @@ use crate::chat::publish::NOT_MEMBER;
 use crate::chat::room::Room;
 use crate::chat::state::State;
 use crate::ids::{ConnId, Epoch, RoomName, Seq, ShardId};
-use crate::limits::{HISTORY_PAGE_BYTES, KEY_WINDOW_MS, PAGE_MAX, REPLAY_CHUNK_BYTES, REPLAY_CHUNK_MESSAGES};
+use crate::limits::{HISTORY_PAGE_BYTES, KEY_WINDOW_MS, REPLAY_CHUNK_BYTES, REPLAY_CHUNK_MESSAGES};
 use crate::message::close::ErrorCode;
 use crate::message::command::HistoryFrom;
 use crate::message::event::{Message, Reply};
@@ -27,7 +27,7 @@ pub(super) enum Asked {
     /// A member's replay goes on, after this position.
     Replay { room: RoomId, from: ShardId, seat: Seat, after: Seq },
     /// A page of the past, forwards, or backwards from `rest`.
-    History { room: RoomId, from: ShardId, conn: ConnId, id: u64, rest: Option<Vec<Arc<Message>>> },
+    History { room: RoomId, from: ShardId, conn: ConnId, id: u64, limit: usize, rest: Option<Vec<Arc<Message>>> },
     /// Messages for a consumer.
     Feed { room: RoomId, from: ShardId, seat: Seat, fetch: Fetch },
     /// A message that a consumer never acknowledged.
@@ -132,7 +132,7 @@ impl State {
             HistoryFrom::Latest => LogRead::Before { room, epoch, seq: before.next(), messages_max, bytes_max },
         };
         let rest = backwards.then_some(messages);
-        self.journal.ask(Asked::History { room: id, from, conn, id: tag, rest }, read);
+        self.journal.ask(Asked::History { room: id, from, conn, id: tag, limit, rest }, read);
         self.owe(from, conn);
     }
 
@@ -167,9 +167,9 @@ impl State {
                     self.deliver_chunk(from, room, seat, chunk);
                 }
             }
-            Some(Asked::History { room, from, conn, id, rest }) => {
+            Some(Asked::History { room, from, conn, id, limit, rest }) => {
                 let outcome = match (page_in(outcome), self.rooms.get(room.slot, room.generation)) {
-                    (Some((messages, more)), Some(room)) => Ok(join_pages(room, messages, rest, more)),
+                    (Some((messages, more)), Some(room)) => Ok(join_pages(room, messages, rest, (more, limit))),
                     (None, Some(_)) => Err(UNREADABLE),
                     (_, None) => Err(NOT_MEMBER),
                 };
@@ -274,20 +274,28 @@ fn page_of(room: &Room, messages: Vec<Arc<Message>>, more: bool) -> Reply {
     Reply::History { room: room.name.clone(), epoch: room.epoch, messages, more }
 }
 
-/// A page with what the store has of it.
-fn join_pages(room: &Room, mut messages: Vec<Arc<Message>>, rest: Option<Vec<Arc<Message>>>, more: bool) -> Reply {
+/// A page with what the store has of it: before `rest`, or forwards up to where memory goes on.
+fn join_pages(
+    room: &Room,
+    mut messages: Vec<Arc<Message>>,
+    rest: Option<Vec<Arc<Message>>>,
+    (more, limit): (bool, usize),
+) -> Reply {
     if let Some(rest) = rest {
         messages.extend(rest);
         return page_of(room, messages, more);
     }
-    if messages.is_empty() {
-        // Retention has taken what came next, up to what memory has.
-        let (messages, more) =
-            room.history.page(HistoryFrom::After(room.history.before()), PAGE_MAX, HISTORY_PAGE_BYTES);
-        return page_of(room, messages, more);
+    // Where the store has nothing more, memory goes on, also if retention has taken everything asked for.
+    let before = room.history.before();
+    let reached = messages.last().map_or(before, |last| last.seq);
+    if more || reached < before || messages.len() >= limit {
+        return page_of(room, messages, more || reached < room.history.last());
     }
-    let reached = messages.last().map_or(Seq(0), |last| last.seq);
-    page_of(room, messages, more || reached < room.history.last())
+    let bytes: usize = messages.iter().map(|message| message.weight()).sum();
+    let bytes_max = HISTORY_PAGE_BYTES.saturating_sub(bytes);
+    let (newer, more) = room.history.page(HistoryFrom::After(reached), limit - messages.len(), bytes_max);
+    messages.extend(newer);
+    page_of(room, messages, more)
 }
 
 fn page_in(outcome: Result<LogAnswer, LogFailure>) -> Option<(Vec<Arc<Message>>, bool)> {
