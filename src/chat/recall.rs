@@ -245,7 +245,9 @@ impl State {
         let weight = room.history.weight();
         if let Some(log) = &mut room.log {
             log.trimmed = log.trimmed.max(upto);
-            while room.history.before() < upto && room.history.forget_oldest(upto) {}
+            // The store may have taken what is not yet known to be stored.
+            let gone = upto.min(log.synced);
+            while room.history.before() < gone && room.history.forget_oldest(gone) {}
         }
         self.history_weight = self.history_weight - weight + room.history.weight();
     }
