@@ -12,7 +12,7 @@ use crate::chat::publish::NOT_MEMBER;
 use crate::chat::room::Room;
 use crate::chat::state::State;
 use crate::ids::{ConnId, Epoch, RoomName, Seq, ShardId};
-use crate::limits::{HISTORY_PAGE_BYTES, KEY_WINDOW_MS, PAGE_MAX, REPLAY_CHUNK_BYTES, REPLAY_CHUNK_MESSAGES};
+use crate::limits::{HISTORY_PAGE_BYTES, KEY_WINDOW_MS, REPLAY_CHUNK_BYTES, REPLAY_CHUNK_MESSAGES};
 use crate::message::close::ErrorCode;
 use crate::message::command::HistoryFrom;
 use crate::message::event::{Message, Reply};
@@ -25,7 +25,7 @@ pub(super) enum Asked {
     /// A member's replay goes on, after this position.
     Replay { room: RoomId, from: ShardId, seat: Seat, after: Seq },
     /// A page of the past, forwards, or backwards from `rest`.
-    History { room: RoomId, from: ShardId, conn: ConnId, id: u64, rest: Option<Vec<Arc<Message>>> },
+    History { room: RoomId, from: ShardId, conn: ConnId, id: u64, limit: usize, rest: Option<Vec<Arc<Message>>> },
     /// A message that only the store has is to be deleted.
     Delete { room: RoomId, from: ShardId, seat: Seat, id: Option<u64>, seq: Seq },
 }
@@ -120,7 +120,7 @@ impl State {
             HistoryFrom::Latest => LogRead::Before { room, epoch, seq: before.next(), messages_max, bytes_max },
         };
         let rest = backwards.then_some(messages);
-        self.journal.ask(Asked::History { room: id, from, conn, id: tag, rest }, read);
+        self.journal.ask(Asked::History { room: id, from, conn, id: tag, limit, rest }, read);
         self.owe(from, conn);
     }
 
@@ -155,9 +155,9 @@ impl State {
                     self.deliver_chunk(from, room, seat, chunk);
                 }
             }
-            Some(Asked::History { room, from, conn, id, rest }) => {
+            Some(Asked::History { room, from, conn, id, limit, rest }) => {
                 let outcome = match (page_in(outcome), self.rooms.get(room.slot, room.generation)) {
-                    (Some((messages, more)), Some(room)) => Ok(join_pages(room, messages, rest, more)),
+                    (Some((messages, more)), Some(room)) => Ok(join_pages(room, (messages, more), rest, limit)),
                     (None, Some(_)) => Err(UNREADABLE),
                     (_, None) => Err(NOT_MEMBER),
                 };
@@ -258,15 +258,19 @@ fn page_of(room: &Room, messages: Vec<Arc<Message>>, more: bool) -> Reply {
 }
 
 /// A page with what the store has of it.
-fn join_pages(room: &Room, mut messages: Vec<Arc<Message>>, rest: Option<Vec<Arc<Message>>>, more: bool) -> Reply {
+fn join_pages(
+    room: &Room,
+    (mut messages, more): (Vec<Arc<Message>>, bool),
+    rest: Option<Vec<Arc<Message>>>,
+    limit: usize,
+) -> Reply {
     if let Some(rest) = rest {
         messages.extend(rest);
         return page_of(room, messages, more);
     }
     if messages.is_empty() {
         // Retention has taken what came next, up to what memory has.
-        let (messages, more) =
-            room.history.page(HistoryFrom::After(room.history.before()), PAGE_MAX, HISTORY_PAGE_BYTES);
+        let (messages, more) = room.history.page(HistoryFrom::After(room.history.before()), limit, HISTORY_PAGE_BYTES);
         return page_of(room, messages, more);
     }
     let reached = messages.last().map_or(Seq(0), |last| last.seq);
