@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::chat::exchange::{Delivery, Refusal, RoomId, Seat};
+use crate::chat::history::tombstone;
 use crate::chat::log::{LogAnswer, LogEvent, LogFailure, LogRead};
 use crate::chat::publish::NOT_MEMBER;
 use crate::chat::room::Room;
@@ -146,7 +147,7 @@ impl State {
         match self.journal.answered(token) {
             Some(Asked::Open(id)) => self.on_opened_log(id, outcome),
             Some(Asked::Replay { room, from, seat, after }) => {
-                let page = page_in(outcome).map(|(messages, _)| messages);
+                let page = self.page_in(room, outcome).map(|(messages, _)| messages);
                 let chunk = self
                     .rooms
                     .get_mut(room.slot, room.generation)
@@ -156,7 +157,7 @@ impl State {
                 }
             }
             Some(Asked::History { room, from, conn, id, limit, rest }) => {
-                let outcome = match (page_in(outcome), self.rooms.get(room.slot, room.generation)) {
+                let outcome = match (self.page_in(room, outcome), self.rooms.get(room.slot, room.generation)) {
                     (Some((messages, more)), Some(room)) => Ok(join_pages(room, (messages, more), rest, limit)),
                     (None, Some(_)) => Err(UNREADABLE),
                     (_, None) => Err(NOT_MEMBER),
@@ -164,12 +165,25 @@ impl State {
                 self.answer_waiter(from, conn, id, outcome);
             }
             Some(Asked::Delete { room, from, seat, id, seq }) => {
-                let page = page_in(outcome).map(|(messages, _)| messages);
+                let page = self.page_in(room, outcome).map(|(messages, _)| messages);
                 let found = page.map(|messages| messages.into_iter().find(|message| message.seq == seq));
-                self.on_found_to_delete(from, room, (seat, id), found);
+                self.on_found_to_delete(from, room, (seat, id), (seq, found));
             }
             None => debug_assert!(false, "only what was asked is answered"),
         }
+    }
+
+    /// A page of the store, in which what was deleted meanwhile is deleted too.
+    fn page_in(&self, room: RoomId, outcome: Result<LogAnswer, LogFailure>) -> Option<(Vec<Arc<Message>>, bool)> {
+        let Ok(LogAnswer::Page { mut messages, more }) = outcome else {
+            return None;
+        };
+        for message in &mut messages {
+            if !message.deleted && self.journal.is_buried(room, message.seq) {
+                *message = Arc::new(tombstone(message));
+            }
+        }
+        Some((messages, more))
     }
 
     fn on_found_to_delete(
@@ -177,7 +191,7 @@ impl State {
         from: ShardId,
         room: RoomId,
         (seat, id): (Seat, Option<u64>),
-        found: Option<Option<Arc<Message>>>,
+        (seq, found): (Seq, Option<Option<Arc<Message>>>),
     ) {
         let refusal = match &found {
             None => Some(UNREADABLE),
@@ -185,7 +199,8 @@ impl State {
         };
         match (refusal, found.flatten()) {
             (None, Some(message)) if !message.deleted => self.bury(from, room, (seat.conn, id), message.seq, true),
-            (refusal, _) => {
+            (None, Some(_)) => self.confirm_burial(from, room, (seat.conn, id), seq, true),
+            (refusal, None) | (refusal @ Some(_), Some(_)) => {
                 let outcome = refusal.map_or(Ok(Reply::Done), Err);
                 match id {
                     Some(id) => self.answer_waiter(from, seat.conn, id, outcome),
@@ -275,13 +290,6 @@ fn join_pages(
     }
     let reached = messages.last().map_or(Seq(0), |last| last.seq);
     page_of(room, messages, more || reached < room.history.last())
-}
-
-fn page_in(outcome: Result<LogAnswer, LogFailure>) -> Option<(Vec<Arc<Message>>, bool)> {
-    match outcome {
-        Ok(LogAnswer::Page { messages, more }) => Some((messages, more)),
-        _ => None,
-    }
 }
 
 const UNREADABLE: Refusal =
