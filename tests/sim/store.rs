@@ -91,7 +91,12 @@ impl Store {
 
     /// The server starts with so many shards.
     pub fn start(&mut self, shards: u16) {
-        self.lines = (0..shards).map(|_| Line::default()).collect();
+        let line = |shard| {
+            let sessions = self.live.sessions(shard, shards);
+            let events = (!sessions.is_empty()).then_some(LogEvent::Sessions(sessions)).into_iter().collect();
+            Line { events, ..Line::default() }
+        };
+        self.lines = (0..shards).map(line).collect();
     }
 
     /// Whether a batch can be handed over.
@@ -218,15 +223,15 @@ impl Store {
     }
 
     fn answer(&mut self, read: &LogRead, fault: &mut Option<Fault>) -> Result<LogAnswer, LogFailure> {
-        let (LogRead::Open { room, .. } | LogRead::After { room, .. } | LogRead::Before { room, .. }) = read else {
-            self.wrong = Some(format!("nobody asked for {read:?}"));
-            return Err(LogFailure::Unreadable);
-        };
+        let (LogRead::Open { room, .. }
+        | LogRead::After { room, .. }
+        | LogRead::Before { room, .. }
+        | LogRead::User { room, .. }) = read;
         if self.plan.unreadable > 0 && self.rng.chance(self.plan.unreadable, 100) {
             self.unreadable.push(room.clone());
             return Err(LogFailure::Unreadable);
         }
-        self.pages += u64::from(!matches!(read, LogRead::Open { .. }));
+        self.pages += u64::from(matches!(read, LogRead::After { .. } | LogRead::Before { .. }));
         Ok(match read {
             LogRead::Open { room, keys_since_ms } => {
                 let mut state = self.live.open(room, *keys_since_ms, self.crashes);
@@ -246,7 +251,7 @@ impl Store {
             LogRead::Before { epoch, seq, messages_max, bytes_max, .. } => {
                 spoilt(self.live.before(*epoch, *seq, *messages_max, *bytes_max), fault)
             }
-            LogRead::User { .. } => unreachable!("told above"),
+            LogRead::User { epoch, user, .. } => self.live.user(*epoch, user),
         })
     }
 

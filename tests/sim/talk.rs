@@ -254,7 +254,7 @@ impl Talk<'_> {
     fn nonsense(&mut self, here: &[usize], env: &mut Env) {
         let again = Join { room: name(*env.rng.pick(here), env), ..Join::default() };
         let body = match env.rng.below(5) {
-            0 => CommandBody::Join(Join { room: Cow::Borrowed("@nobody"), ..Join::default() }),
+            0 => CommandBody::Join(Join { room: Cow::Borrowed("no\tname"), ..Join::default() }),
             1 => CommandBody::Join(again),
             2 => CommandBody::Switch { from: name(*env.rng.pick(here), env), to: again },
             3 => CommandBody::Connect(Connect { name: Some(Cow::Borrowed("somebody else")), ..Connect::default() }),

@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hubbub::chat::log::{Jump, LogAnswer, LogBatch, LogKey, LogState, LogWrite};
-use hubbub::ids::{Epoch, RoomName, Seq};
+use hubbub::chat::log::{CursorKind, DeadLetter, Jump, LogAnswer, LogBatch, LogKey, LogState, LogWrite, SessionRecord};
+use hubbub::ids::{Epoch, RoomName, Seq, UserName};
+use hubbub::limits::REPLAYED_LETTERS_MAX;
 use hubbub::message::event::Message;
 
 /// All logs.
@@ -16,6 +17,9 @@ pub struct Image {
     /// By epoch.
     logs: BTreeMap<u64, Log>,
     epochs: BTreeMap<RoomName, Epoch>,
+    cursors: BTreeMap<(u64, UserName, CursorKind), Seq>,
+    letters: BTreeMap<(u64, UserName, Seq), DeadLetter>,
+    sessions: BTreeMap<u128, SessionRecord>,
 }
 
 /// The log of one room.
@@ -77,8 +81,47 @@ impl Image {
                 }
                 Ok(())
             }
-            other => Err(format!("nobody asked for {other:?}")),
+            LogWrite::Cursor { epoch, user, kind, seq } => {
+                let cursor = self.cursors.entry((epoch.0, user.clone(), *kind)).or_default();
+                if seq < cursor {
+                    return Err(format!("{user:?} goes back from {cursor:?} to {seq:?}"));
+                }
+                *cursor = *seq;
+                Ok(())
+            }
+            LogWrite::AddLetter(letter) => {
+                let name = (letter.epoch.0, letter.user.clone(), letter.message.seq);
+                self.letters.insert(name, (**letter).clone());
+                Ok(())
+            }
+            LogWrite::DropLetter { epoch, seq, user } => {
+                self.letters.remove(&(epoch.0, user.clone(), *seq));
+                Ok(())
+            }
+            LogWrite::PutSession(session) => {
+                self.sessions.insert(session.id.0, (**session).clone());
+                Ok(())
+            }
+            LogWrite::DropSession(id) => {
+                self.sessions.remove(&id.0);
+                Ok(())
+            }
         }
+    }
+
+    /// What is kept of a user in a room.
+    pub fn user(&self, epoch: Epoch, user: &UserName) -> LogAnswer {
+        let cursor = |kind| self.cursors.get(&(epoch.0, user.clone(), kind)).copied();
+        let (first, last) = ((epoch.0, user.clone(), Seq(0)), (epoch.0, user.clone(), Seq(u64::MAX)));
+        let letters = self.letters.range(first..=last).map(|(_, letter)| letter).filter(|letter| letter.replay);
+        let letters = letters.take(REPLAYED_LETTERS_MAX).cloned().collect();
+        LogAnswer::User { ack: cursor(CursorKind::Ack), read: cursor(CursorKind::Read), letters }
+    }
+
+    /// Sessions that one of so many shards keeps alive.
+    pub fn sessions(&self, shard: u16, shards: u16) -> Vec<SessionRecord> {
+        let of_shard = self.sessions.iter().filter(|(id, _)| (**id >> 112) as u16 % shards == shard);
+        of_shard.map(|(_, session)| session.clone()).collect()
     }
 
     /// What there is of a room, after so many unclean stops.
