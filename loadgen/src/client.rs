@@ -3,14 +3,17 @@
 //! Messages of the run are recognised by their stamp and read without parsing JSON; everything else, which is rare, is
 //! parsed in full.
 
+use std::io::Write;
+
 use hubbub::codec::json::{ServerEvent, decode_event};
 use hubbub::codec::lines;
 use hubbub::codec::websocket::frame::{encode_close_masked, encode_masked};
 use hubbub::codec::websocket::handshake::{read_response, write_request};
 use hubbub::codec::websocket::{Decoder, Item, Opcode, Role};
 
-use crate::dialect::{Dialect, connect};
+use crate::dialect::{Dialect, MessageOk, connect};
 use crate::payload::Stamp;
+use crate::resp;
 use crate::scenario::ConnectBy;
 use crate::target::Protocol;
 
@@ -45,17 +48,28 @@ pub enum Happening {
     },
     /// Something else that should not come.
     Foreign,
-    /// The server has taken a message; the tag is the planned time.
+    /// Its session goes on: its room's `ok` follows unasked.
+    Resumed,
+    /// The server has taken a message.
     Acked {
-        /// The `id` that the message carried.
-        id: u64,
+        /// The `id` that the message carried; `None` where answers come in the order of messages.
+        id: Option<u64>,
+        /// The room's number for it.
+        seq: Option<u64>,
         /// Whether the server says that the message is on disk.
         durable: bool,
     },
     /// A sign of life was asked for, and is given.
     Ping,
     /// The server refused something after the join.
-    Error(String),
+    Error {
+        /// The `id` that it carried; `None` where answers come in the order of messages.
+        id: Option<u64>,
+        /// Whether the same may be taken later.
+        temporary: bool,
+        /// What it said.
+        why: String,
+    },
     /// The server says that it leaves messages out.
     GapTold,
     /// The end, and why. Nothing comes after it.
@@ -78,6 +92,7 @@ enum Wire {
     },
     Frames(Decoder),
     Lines(lines::Decoder),
+    Resp(resp::Decoder),
 }
 
 /// The part above framing.
@@ -90,6 +105,12 @@ struct Talk {
     since_ns: u64,
     /// The room's epoch, where the scenario may need it to come back.
     epoch: Option<Box<str>>,
+    /// The secret of its session, likewise.
+    session: Option<Box<str>>,
+    /// Whether the `ok` of its room comes unasked.
+    is_resumed: bool,
+    /// What comes before the content of each message, where it publishes.
+    opening: Option<Box<[u8]>>,
     /// The last message seen before coming back.
     seen: Option<u64>,
 }
@@ -119,16 +140,15 @@ impl Client {
     /// Connection `index` of the scenario, before TCP stands.
     #[must_use]
     pub fn new(index: u32, now_ns: u64) -> Self {
-        let talk = Talk { index, stage: Stage::Connecting, since_ns: now_ns, epoch: None, seen: None };
-        Self { wire: Wire::Lines(lines::Decoder::new()), talk }
+        Self { wire: Wire::Lines(lines::Decoder::new()), talk: Talk::new(index, now_ns) }
     }
 
     /// The same connection's next attempt. With `seen`, the room's number for the last message that it has had, it asks
     /// for what it has missed.
     #[must_use]
     pub fn again(&mut self, seen: Option<u64>, now_ns: u64) -> Self {
-        let epoch = self.talk.epoch.take();
-        let talk = Talk { index: self.talk.index, stage: Stage::Connecting, since_ns: now_ns, epoch, seen };
+        let (epoch, session) = (self.talk.epoch.take(), self.talk.session.take());
+        let talk = Talk { epoch, session, seen, ..Talk::new(self.talk.index, now_ns) };
         Self { wire: Wire::Lines(lines::Decoder::new()), talk }
     }
 
@@ -138,13 +158,21 @@ impl Client {
         self.talk.stage
     }
 
-    /// TCP stands: begins the handshake. Returns how long it took.
+    /// TCP stands: begins the handshake, which is over at once where there is none. Returns how long TCP took.
     pub fn connected(&mut self, dialect: &mut Dialect, now_ns: u64, out: &mut Vec<u8>) -> u64 {
         let took_ns = now_ns.saturating_sub(self.talk.since_ns);
-        if dialect.target.protocol == Protocol::Lines {
-            self.talk.enter(Stage::Welcoming, now_ns);
-            self.wire.text(connect(self.talk.index).as_bytes(), dialect, out);
-            return took_ns;
+        match dialect.target.protocol {
+            Protocol::Lines => {
+                self.talk.enter(Stage::Welcoming, now_ns);
+                self.wire.text(self.talk.connect(dialect).as_bytes(), dialect, out);
+                return took_ns;
+            }
+            Protocol::Resp => {
+                self.wire = Wire::Resp(resp::Decoder::default());
+                self.talk.enter(Stage::Joined, now_ns);
+                return took_ns;
+            }
+            Protocol::Chat | Protocol::Relay => {}
         }
         let entropy = dialect.entropy();
         let path = dialect.path(self.talk.index);
@@ -173,6 +201,7 @@ impl Client {
         let ended = match wire {
             Wire::Frames(decoder) => talk.frames(decoder, bytes, dialect, now_ns, out, tell),
             Wire::Lines(decoder) => talk.lines(decoder, bytes, dialect, now_ns, out, tell),
+            Wire::Resp(decoder) => replies(decoder, bytes, tell),
             Wire::Head { .. } => None,
         };
         if let Some(why) = ended {
@@ -203,6 +232,34 @@ impl Client {
         dialect.text = text;
     }
 
+    /// Appends a message that comes back to nobody, and whose answer carries `id`.
+    pub fn publish(&mut self, stamp: Stamp, id: u64, dialect: &mut Dialect, out: &mut Vec<u8>) {
+        let bytes = dialect.scenario.payload_bytes as usize;
+        let index = self.talk.index;
+        let opening = self.talk.opening.get_or_insert_with(|| match self.wire {
+            Wire::Resp(_) => resp::xadd_opening(&dialect.room(index), bytes).into(),
+            _ => publish_opening(&dialect.room(index)).into(),
+        });
+        match self.wire {
+            Wire::Resp(_) => {
+                out.extend_from_slice(opening);
+                stamp.write(bytes, out);
+                out.extend_from_slice(resp::XADD_END);
+            }
+            Wire::Lines(_) => {
+                write_publish(opening, stamp, bytes, id, out);
+                out.push(b'\n');
+            }
+            Wire::Frames(_) | Wire::Head { .. } => {
+                let mut text = std::mem::take(&mut dialect.text);
+                text.clear();
+                write_publish(opening, stamp, bytes, id, &mut text);
+                self.wire.text(&text, dialect, out);
+                dialect.text = text;
+            }
+        }
+    }
+
     /// Appends a `leave`. Its answer brings the connection to [`Stage::Outside`].
     pub fn leave(&mut self, dialect: &mut Dialect, now_ns: u64, out: &mut Vec<u8>) {
         let room = dialect.room(self.talk.index);
@@ -223,7 +280,7 @@ impl Client {
         match self.wire {
             Wire::Lines(_) => write_line(PONG, out),
             Wire::Frames(_) => encode_masked(Opcode::Pong, b"", dialect.mask_key(), out),
-            Wire::Head { .. } => {}
+            Wire::Head { .. } | Wire::Resp(_) => {}
         }
     }
 
@@ -268,7 +325,7 @@ impl Client {
         } else {
             self.talk.enter(Stage::Welcoming, now_ns);
             if dialect.scenario.connect_by == ConnectBy::Command {
-                self.wire.text(connect(self.talk.index).as_bytes(), dialect, out);
+                self.wire.text(self.talk.connect(dialect).as_bytes(), dialect, out);
             }
         }
         self.received(&mut rest, dialect, now_ns, out, tell);
@@ -279,12 +336,27 @@ impl Wire {
     fn text(&self, text: &[u8], dialect: &mut Dialect, out: &mut Vec<u8>) {
         match self {
             Self::Lines(_) => write_line(text, out),
+            // Redis is told nothing but messages.
+            Self::Resp(_) => {}
             Self::Frames(_) | Self::Head { .. } => encode_masked(Opcode::Text, text, dialect.mask_key(), out),
         }
     }
 }
 
 impl Talk {
+    fn new(index: u32, now_ns: u64) -> Self {
+        Self {
+            index,
+            stage: Stage::Connecting,
+            since_ns: now_ns,
+            epoch: None,
+            session: None,
+            is_resumed: false,
+            opening: None,
+            seen: None,
+        }
+    }
+
     fn enter(&mut self, stage: Stage, now_ns: u64) {
         self.stage = stage;
         self.since_ns = now_ns;
@@ -364,6 +436,13 @@ impl Talk {
         tell: &mut impl FnMut(Happening),
     ) -> Option<String> {
         let is_chat = dialect.target.protocol != Protocol::Relay;
+        if is_chat
+            && self.stage == Stage::Joined
+            && let Some(MessageOk { id, seq, durable }) = dialect.oks.read(text)
+        {
+            tell(Happening::Acked { id: Some(id), seq: Some(seq), durable });
+            return None;
+        }
         if let Some(at) = dialect.stamps.find(text) {
             let room_seq = if is_chat { dialect.seqs.read(text) } else { None };
             tell(Stamp::read(&text[at..]).map_or(Happening::Foreign, |stamp| Happening::Message { stamp, room_seq }));
@@ -395,11 +474,19 @@ impl Talk {
                 if dialect.target.protocol == Protocol::Lines {
                     tell(Happening::Opened { took_ns });
                 }
-                let text = self.join(dialect);
-                answer(text.as_bytes(), dialect);
+                if dialect.scenario.resume {
+                    self.session = event.text("session").map(|session| session.into());
+                }
+                self.is_resumed = event.flag("resumed").unwrap_or_default();
+                if self.is_resumed {
+                    tell(Happening::Resumed);
+                } else {
+                    let text = self.join(dialect);
+                    answer(text.as_bytes(), dialect);
+                }
                 self.enter(Stage::Joining, now_ns);
             }
-            ("ok", Stage::Joining) if event.integer("id") == Some(JOIN_ID) => {
+            ("ok", Stage::Joining) if event.integer("id") == (!self.is_resumed).then_some(JOIN_ID) => {
                 self.enter(Stage::Joined, now_ns);
                 if dialect.scenario.drop_share > 0.0 {
                     self.epoch = event.text("epoch").map(|epoch| epoch.into());
@@ -409,10 +496,15 @@ impl Talk {
             }
             ("ok", Stage::Leaving) if event.integer("id") == Some(LEAVE_ID) => self.enter(Stage::Outside, now_ns),
             ("ok", _) if self.stage >= Stage::Joined => tell(Happening::Acked {
-                id: event.integer("id").unwrap_or_default(),
+                id: event.integer("id"),
+                seq: event.integer("seq"),
                 durable: event.flag("durable").unwrap_or_default(),
             }),
-            ("error", _) if self.stage >= Stage::Joined => tell(Happening::Error(why(&event))),
+            ("error", _) if self.stage >= Stage::Joined => tell(Happening::Error {
+                id: event.integer("id"),
+                temporary: event.flag("temporary").unwrap_or_default(),
+                why: why(&event),
+            }),
             ("error", _) => return Some(why(&event)),
             ("ping", _) => {
                 answer(PONG, dialect);
@@ -430,6 +522,17 @@ impl Talk {
         None
     }
 
+    /// The command by which it says who it is, and where it left off.
+    fn connect(&self, dialect: &Dialect) -> String {
+        match (&self.session, &self.epoch, self.seen) {
+            (Some(session), Some(epoch), Some(seq)) => {
+                let rooms = format!("{{\"{}\":{{\"epoch\":\"{epoch}\",\"seq\":{seq}}}}}", dialect.room(self.index));
+                connect(self.index, &format!(",\"resume\":{{\"session\":\"{session}\",\"rooms\":{rooms}}}"))
+            }
+            _ => connect(self.index, ""),
+        }
+    }
+
     fn join(&self, dialect: &Dialect) -> String {
         let room = dialect.room(self.index);
         let presence = if dialect.scenario.presence { ",\"presence\":true" } else { "" };
@@ -439,6 +542,32 @@ impl Talk {
         };
         format!("{{\"type\":\"join\",\"room\":\"{room}\"{presence}{since},\"id\":{JOIN_ID}}}")
     }
+}
+
+/// What Redis says. Its answers come in the order of commands, and whether one waited for the disk is its own setting.
+fn replies(decoder: &mut resp::Decoder, input: &[u8], tell: &mut impl FnMut(Happening)) -> Option<String> {
+    let mut input = input;
+    loop {
+        tell(match decoder.decode(&mut input) {
+            Ok(Some(resp::Reply::Done)) => Happening::Acked { id: None, seq: None, durable: false },
+            Ok(Some(resp::Reply::Error(why))) => Happening::Error { id: None, temporary: false, why },
+            Ok(None) => return None,
+            Err(error) => return Some(format!("the server broke the protocol: {error}")),
+        });
+    }
+}
+
+fn publish_opening(room: &str) -> Vec<u8> {
+    format!("{{\"type\":\"message\",\"room\":\"{room}\",\"echo\":false,\"content\":\"").into_bytes()
+}
+
+fn write_publish(opening: &[u8], stamp: Stamp, bytes: usize, id: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(opening);
+    stamp.write(bytes, out);
+    out.extend_from_slice(b"\",\"id\":");
+    // Writing to memory cannot fail.
+    let _ = write!(out, "{id}");
+    out.push(b'}');
 }
 
 fn why(event: &ServerEvent<'_>) -> String {
@@ -590,7 +719,8 @@ mod tests {
             format!("{}\n{{\"type\":\"ping\"}}\n{{\"type\":\"ok\",\"id\":77,\"durable\":true}}\n", stamped(STAMP, 42));
         talking.take(lines.as_bytes(), 5_000, true);
         let message = Happening::Message { stamp: STAMP, room_seq: Some(42) };
-        assert_eq!(talking.told(), [message, Happening::Ping, Happening::Acked { id: 77, durable: true }]);
+        let acked = Happening::Acked { id: Some(77), seq: None, durable: true };
+        assert_eq!(talking.told(), [message, Happening::Ping, acked]);
         assert_eq!(talking.said(), "{\"type\":\"pong\"}\n");
         talking.client.message(STAMP, &mut talking.dialect, &mut talking.out);
         let sent = talking.said();
@@ -672,7 +802,7 @@ mod tests {
         let mut talking = Talking::to("tcp://127.0.0.1:9001", "");
         talking.connected();
         talking.take(format!("{WELCOME}\n{JOINED}\n{refusal}\n").as_bytes(), 4_000, false);
-        assert_eq!(talking.told()[2..], [Happening::Error(why)]);
+        assert_eq!(talking.told()[2..], [Happening::Error { id: Some(1), temporary: true, why }]);
         assert_eq!(talking.client.stage(), Stage::Joined);
     }
 

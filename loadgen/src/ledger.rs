@@ -150,6 +150,22 @@ impl Ledger {
         }
     }
 
+    /// A message of `from_ns` has its `ok`.
+    pub fn acknowledged(&mut self, from_ns: u64, durable: bool, now_ns: u64) {
+        if self.measured_ns.contains(&from_ns) {
+            let took_ns = now_ns.saturating_sub(from_ns);
+            record_ns(&mut self.interval.ack, took_ns);
+            if durable {
+                record_ns(&mut self.interval.durable_ack, took_ns);
+            }
+        }
+    }
+
+    /// Keeps why the server refused something.
+    pub fn tally_error(&mut self, why: String) {
+        tally(&mut self.errors, why);
+    }
+
     /// This machine could not make a connection.
     pub fn local_fault(&mut self, why: String) {
         self.counts.bump(Count::Refused);
@@ -293,23 +309,20 @@ impl Ledger {
                 self.counts.add(Count::PresenceChanges, changes);
             }
             Happening::Foreign => self.counts.bump(Count::Foreign),
-            Happening::Acked { id, durable } => {
+            Happening::Acked { id, durable, .. } => {
                 self.counts.bump(Count::Acks);
-                if self.measured_ns.contains(&id) {
-                    record_ns(&mut self.interval.ack, now_ns.saturating_sub(id));
-                    if durable {
-                        record_ns(&mut self.interval.durable_ack, now_ns.saturating_sub(id));
-                    }
-                }
+                // Messages of a plan carry the planned time as their `id`.
+                self.acknowledged(id.unwrap_or_default(), durable, now_ns);
             }
             Happening::Ping => {
                 self.counts.bump(Count::Pings);
                 self.subscribers[subscriber as usize].pings += 1;
             }
-            Happening::Error(why) => {
+            Happening::Error { why, .. } => {
                 self.counts.bump(Count::Errors);
-                tally(&mut self.errors, why);
+                self.tally_error(why);
             }
+            Happening::Resumed => self.counts.bump(Count::Resumed),
             Happening::GapTold => self.counts.bump(Count::GapsTold),
             Happening::Ended(why) => self.ended(subscriber, why),
             Happening::Message { stamp, room_seq } => self.message(subscriber, stamp, room_seq, now_ns),

@@ -82,7 +82,7 @@ fn measured(scenario: &str) -> Measured {
         total,
         recording: Recording::default(),
         connect_curve: Vec::new(),
-        dropped_ns: 0,
+        return_ns: 0,
         closings: vec![closing(Faults::default())],
         server_pid: Some(9),
         server: ServerSamples {
@@ -202,6 +202,7 @@ fn a_result_is_what_the_schema_says() {
         rejoined: 2,
         retried: 0,
         dropped: 2,
+        resumed: 2,
         recovered: 2,
         caught_up: 2,
         all_caught_up_s: Some(0.5),
