@@ -77,6 +77,8 @@ pub const UNSYNCED_PER_SHARD_MAX: usize = 65_536;
 pub const UNSYNCED_BYTES_PER_SHARD_MAX: usize = 64 * 1024 * 1024;
 /// How long the key of a message keeps others with the same key out, in milliseconds.
 pub const KEY_WINDOW_MS: u64 = 5 * 60 * 1_000;
+/// Keys that one room remembers; past it the oldest are forgotten before their time.
+pub const KEYS_PER_ROOM_MAX: usize = 1_000_000;
 /// Messages that may be sent to a consumer beyond what it has acknowledged.
 pub const ACK_WINDOW: usize = 256;
 /// Dead letters that are sent again to one user at a time.
@@ -111,6 +113,14 @@ pub struct Limits {
     pub close_timeout: Duration,
     /// What happens to a connection that reads too slowly.
     pub slow_consumer: SlowConsumerPolicy,
+    /// How long a session without a connection can be resumed.
+    pub session_ttl: Duration,
+    /// Time until a message that was not acknowledged is sent again; each further attempt waits twice as long.
+    pub ack_timeout: Duration,
+    /// Longest time between two attempts.
+    pub ack_timeout_max: Duration,
+    /// How often a message is sent before it becomes a dead letter. At least 1.
+    pub ack_attempts_max: u32,
 }
 
 /// What happens when an outbox is full.
@@ -137,6 +147,10 @@ impl Default for Limits {
             outbox_stall: Duration::from_secs(10),
             close_timeout: Duration::from_secs(5),
             slow_consumer: SlowConsumerPolicy::Disconnect,
+            session_ttl: Duration::from_secs(2 * 60),
+            ack_timeout: Duration::from_secs(30),
+            ack_timeout_max: Duration::from_secs(5 * 60),
+            ack_attempts_max: 10,
         }
     }
 }

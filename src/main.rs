@@ -60,7 +60,7 @@ fn check_config(loaded: &Loaded, explain: bool) -> Result<ExitCode, ConfigError>
     }
     // Comments, so that what is printed may be used as a file as it is.
     println!("# The configuration is good: {}.", layout.explanation);
-    println!("# History lives in memory in this version: nothing is written to data_dir.");
+    println!("# Durable history is kept in {}.", loaded.config.data_dir.display());
     Ok(ExitCode::SUCCESS)
 }
 

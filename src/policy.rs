@@ -63,6 +63,16 @@ impl RoomPolicies {
     }
 }
 
+impl RoomPolicies {
+    /// Every room in memory alone, with that many messages and bytes.
+    #[must_use]
+    pub fn memory(messages: usize, bytes: usize) -> Self {
+        let limit = |limit: usize| Some(limit as u64);
+        let default = RoomPolicy { size: limit(messages), bytes: limit(bytes), ..RoomPolicy::new(HistoryMode::Memory) };
+        Self { rules: Vec::new(), default }
+    }
+}
+
 impl Default for RoomPolicies {
     fn default() -> Self {
         Self { rules: Vec::new(), default: RoomPolicy::new(HistoryMode::Durable) }
@@ -119,6 +129,13 @@ impl Pattern {
         }
         left.ends_with(tail)
     }
+
+    /// Whether every name that fits the other pattern fits this one too: then what stands between the stars is found
+    /// in the other's text, and its stars fall to ours.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        self.fits(&other.0)
+    }
 }
 
 /// Messages kept of a memory room by default.
@@ -140,6 +157,13 @@ mod tests {
         assert!(fits("a*b*c", "a-b-c") && fits("a*b*c", "abc") && !fits("a*b*c", "acb"));
         assert!(!fits("ab*ba", "aba"), "the ends do not overlap");
         assert!(fits("*é*", "café au lait"));
+    }
+
+    #[test]
+    fn a_pattern_covers_what_it_leaves_nothing_of() {
+        let covers = |pattern: &str, other: &str| Pattern::new(pattern).covers(&Pattern::new(other));
+        assert!(covers("*", "") && covers("team-*", "team-*") && covers("team-*", "team-*-x") && covers("a*", "a"));
+        assert!(!covers("team-*-x", "team-*") && !covers("a", "*") && !covers("*-x", "x-*"));
     }
 
     #[test]

@@ -203,7 +203,7 @@ impl State {
         }
     }
 
-    fn on_reply(&mut self, conn: ConnId, id: Option<u64>, outcome: Result<Reply, Refusal>) {
+    pub(super) fn on_reply(&mut self, conn: ConnId, id: Option<u64>, outcome: Result<Reply, Refusal>) {
         if self.sessions.get(conn).is_none_or(|session| session.phase == Phase::Closing) {
             return;
         }

@@ -12,6 +12,7 @@ use crate::chat::Handled;
 use crate::chat::audience::{Audience, AudienceId, Part};
 use crate::chat::exchange::{Draft, JoinRequest, JoinTicket, Refusal, Request, RoomId, RoomRef, Seat};
 use crate::chat::placement;
+use crate::chat::publish::Published;
 use crate::chat::session::{Kind, MemberState, Membership, Phase, Wait, hint};
 use crate::chat::state::State;
 use crate::ids::{ConnId, NameError, Namespace, RoomName, ShardId, UserName};
@@ -40,6 +41,13 @@ struct JoinCause {
     id: Option<u64>,
     say_ok: bool,
     switch_from: Option<AudienceId>,
+}
+
+impl Seated {
+    /// What anything but a join has to wait for: the room's owner may not even know yet what there is of the room.
+    fn wait(&self) -> Option<Wait> {
+        (self.state == MemberState::Joining).then_some(Wait::Answer)
+    }
 }
 
 type Outcome = Result<Handled, Refusal>;
@@ -163,7 +171,7 @@ impl State {
             return Err(Refusal::new(ErrorCode::BadRequest, "this server gives no receipts: leave out `receipt`"));
         }
         let seated = self.seated(conn, &publish.room)?;
-        if let Some(wait) = self.full(seated.owner) {
+        if let Some(wait) = seated.wait().or_else(|| self.full(seated.owner)) {
             return Ok(self.block(conn, wait));
         }
         let label = |text: Option<Cow<'_, str>>| text.map(|text| Arc::from(text.as_ref()));
@@ -177,7 +185,9 @@ impl State {
             && let Some(room) = seated.room
             && let Some(sender) = self.sessions.get(conn).and_then(|session| session.user().cloned())
         {
-            self.publish_here(room, (self.here, conn), id, sender, draft);
+            if let Published::Answered(outcome) = self.publish_here(room, (self.here, conn), id, sender, draft) {
+                self.reply(self.here, conn, id, outcome);
+            }
             return Ok(Handled::Done);
         }
         let room = self.room_ref(&seated);
@@ -220,7 +230,7 @@ impl State {
         request: impl FnOnce(RoomRef, Seat) -> Option<Request>,
     ) -> Outcome {
         let seated = self.seated(conn, room)?;
-        if let Some(wait) = self.full(seated.owner) {
+        if let Some(wait) = seated.wait().or_else(|| self.full(seated.owner)) {
             return Ok(self.block(conn, wait));
         }
         if let Some(request) = request(self.room_ref(&seated), seated.seat) {

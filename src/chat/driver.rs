@@ -17,6 +17,7 @@ use crate::limits::Limits;
 use crate::message::close::CloseReason;
 use crate::message::command::{Command, CommandBody, Connect, Join, Position, Publish};
 use crate::message::event::{Event, Message, Reply};
+use crate::policy::RoomPolicies;
 
 /// Shards with their clients.
 pub(super) struct World {
@@ -62,7 +63,9 @@ impl World {
     }
 
     pub(super) fn with(shards: u16, exchange_backlog_max: usize, limits: Limits) -> Self {
+        let policies = Arc::new(RoomPolicies::memory(limits.history_size, limits.history_bytes));
         let config = |shard| CoreConfig {
+            policies: policies.clone(),
             shard: ShardId(shard),
             shards,
             limits: limits.clone(),

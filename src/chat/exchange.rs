@@ -151,6 +151,34 @@ pub enum Request {
     },
 }
 
+impl Request {
+    /// The room it is about, unless it names a room that must exist by then (a join does).
+    pub(super) fn room(&self) -> Option<&RoomRef> {
+        match self {
+            Self::Leave { room, .. }
+            | Self::Publish { room, .. }
+            | Self::Signal { room, .. }
+            | Self::Delete { room, .. }
+            | Self::History { room, .. }
+            | Self::Presence { room, .. } => Some(room),
+            Self::Join(_) | Self::Relay { .. } | Self::ReplayNext { .. } | Self::Rooms { .. } | Self::Settle { .. } => {
+                None
+            }
+        }
+    }
+
+    /// Who hears of it if it is refused, and by which tag.
+    pub(super) fn waiter(&self) -> Option<(ConnId, Option<u64>)> {
+        match self {
+            Self::Publish { seat, id, .. } | Self::Signal { seat, id, .. } | Self::Delete { seat, id, .. } => {
+                Some((seat.conn, *id))
+            }
+            Self::History { seat, id, .. } | Self::Presence { seat, id, .. } => Some((seat.conn, Some(*id))),
+            _ => None,
+        }
+    }
+}
+
 /// What a join asks for.
 #[derive(Debug)]
 pub struct JoinRequest {

@@ -1,7 +1,8 @@
-//! The latest messages of one room, in memory.
+//! The latest messages of one room, in memory: all there is of a memory room, and the end of a durable room's log.
 //!
-//! Invariants: positions are dense from the first message to the last, so a message is found by subtraction. Neither
-//! bound is ever exceeded, so a message that is larger than the bound alone is not kept.
+//! Invariants: positions are dense from the first message to the last, so a message is found by subtraction; nothing
+//! lies between `before` and the first. Neither bound is exceeded, so a message that is larger than the bound alone is
+//! not kept, but for messages that are not stored yet: those are nowhere else.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,29 +13,52 @@ use crate::ids::Seq;
 use crate::message::command::HistoryFrom;
 use crate::message::event::Message;
 
+/// How much is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Bounds {
+    pub(super) messages: usize,
+    /// Of content, keys and tags.
+    pub(super) bytes: usize,
+}
+
 /// The ring.
 #[derive(Debug, Default)]
 pub(super) struct History {
     messages: VecDeque<Arc<Message>>,
     bytes: usize,
+    /// The position before the first message kept, or before the first that is to come.
+    before: Seq,
 }
 
 impl History {
-    /// Adds the message after the last one, then forgets the oldest until both bounds hold.
-    pub(super) fn push(&mut self, message: Arc<Message>, messages_max: usize, bytes_max: usize) {
-        debug_assert!(self.messages.back().is_none_or(|last| last.seq.next() == message.seq), "positions are dense");
-        self.bytes += bytes_of(&message);
-        self.messages.push_back(message);
-        while self.messages.len() > messages_max || self.bytes > bytes_max {
-            self.forget_oldest();
-        }
+    /// The end of a log whose last message is `before`, none of which is in memory.
+    pub(super) fn after(before: Seq) -> Self {
+        Self { before, ..Self::default() }
     }
 
-    /// Forgets one message.
-    pub(super) fn forget_oldest(&mut self) {
-        if let Some(message) = self.messages.pop_front() {
-            self.bytes -= bytes_of(&message);
+    /// Adds the message after the last one, then forgets the oldest up to `stored` until both bounds hold.
+    pub(super) fn push(&mut self, message: Arc<Message>, bounds: Bounds, stored: Seq) {
+        debug_assert!(self.messages.back().is_none_or(|last| last.seq.next() == message.seq), "positions are dense");
+        self.bytes += message.weight();
+        self.messages.push_back(message);
+        self.shrink(bounds, stored);
+    }
+
+    /// Forgets the oldest up to `stored` until both bounds hold.
+    pub(super) fn shrink(&mut self, bounds: Bounds, stored: Seq) {
+        while (self.messages.len() > bounds.messages || self.bytes > bounds.bytes) && self.forget_oldest(stored) {}
+    }
+
+    /// Forgets one message, unless it comes after `stored`.
+    pub(super) fn forget_oldest(&mut self, stored: Seq) -> bool {
+        if self.messages.front().is_none_or(|message| message.seq > stored) {
+            return false;
         }
+        if let Some(message) = self.messages.pop_front() {
+            self.bytes -= message.weight();
+            self.before = message.seq;
+        }
+        true
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -50,14 +74,14 @@ impl History {
         self.bytes + self.messages.len() * MESSAGE_OVERHEAD_BYTES
     }
 
-    /// The oldest position kept.
-    pub(super) fn first(&self) -> Option<Seq> {
-        self.messages.front().map(|message| message.seq)
+    /// The position before the oldest one kept: what came up to there is elsewhere or gone.
+    pub(super) fn before(&self) -> Seq {
+        self.before
     }
 
-    /// Whether every message after `seq` is kept, in a log whose last one is `head`.
-    pub(super) fn covers_after(&self, seq: Seq, head: Seq) -> bool {
-        seq == head || (seq < head && self.first().is_some_and(|first| first <= seq.next()))
+    /// The last message there was.
+    pub(super) fn last(&self) -> Seq {
+        self.messages.back().map_or(self.before, |message| message.seq)
     }
 
     pub(super) fn get(&self, seq: Seq) -> Option<&Arc<Message>> {
@@ -69,36 +93,29 @@ impl History {
         let Some(message) = self.index_of(seq).and_then(|index| self.messages.get_mut(index)) else {
             return false;
         };
-        self.bytes -= bytes_of(message);
+        self.bytes -= message.weight();
         *message =
             Arc::new(Message { content: Bytes::from_static(b"null"), key: None, deleted: true, ..(**message).clone() });
-        self.bytes += bytes_of(message);
+        self.bytes += message.weight();
         true
     }
 
-    /// The messages from `from` on, at least one if there is one, but no more than the bounds allow.
-    pub(super) fn chunk(&self, from: Seq, messages_max: usize, bytes_max: usize) -> Vec<Arc<Message>> {
-        let start = self.first().map_or(0, |first| from.0.saturating_sub(first.0)) as usize;
-        let rest = self.messages.range(start.min(self.messages.len())..);
-        take_within(rest, messages_max, bytes_max)
+    /// The messages after `seq`, at least one if there is one, but no more than the bounds allow.
+    pub(super) fn chunk(&self, seq: Seq, messages_max: usize, bytes_max: usize) -> Vec<Arc<Message>> {
+        take_within(self.messages.range(self.count_to(seq)..), messages_max, bytes_max)
     }
 
-    /// A page of the past, oldest first, and whether there is more in the direction asked for.
+    /// The part of a page of the past that is kept, oldest first, and whether more is kept in the direction asked for.
     pub(super) fn page(&self, from: HistoryFrom, limit: usize, bytes_max: usize) -> (Vec<Arc<Message>>, bool) {
-        let Some(first) = self.first() else {
-            return (Vec::new(), false);
-        };
-        let len = self.messages.len();
-        let index = |seq: Seq| seq.0.saturating_sub(first.0).min(len as u64) as usize;
         match from {
             HistoryFrom::After(seq) => {
-                let start = index(Seq(seq.0.saturating_add(1)));
+                let start = self.count_to(seq);
                 let page = take_within(self.messages.range(start..), limit, bytes_max);
-                let more = start + page.len() < len;
+                let more = start + page.len() < self.messages.len();
                 (page, more)
             }
-            HistoryFrom::Before(seq) => self.page_before(index(seq), limit, bytes_max),
-            HistoryFrom::Latest => self.page_before(len, limit, bytes_max),
+            HistoryFrom::Before(seq) => self.page_before(self.count_to(Seq(seq.0.saturating_sub(1))), limit, bytes_max),
+            HistoryFrom::Latest => self.page_before(self.messages.len(), limit, bytes_max),
         }
     }
 
@@ -109,14 +126,21 @@ impl History {
         (page, more)
     }
 
+    /// How many of the messages kept are at `seq` or before it.
+    fn count_to(&self, seq: Seq) -> usize {
+        let first = self.messages.front().map_or(u64::MAX, |message| message.seq.0);
+        (seq.0.saturating_add(1)).saturating_sub(first).min(self.messages.len() as u64) as usize
+    }
+
     fn index_of(&self, seq: Seq) -> Option<usize> {
-        let index = seq.0.checked_sub(self.first()?.0)?;
+        let index = seq.0.checked_sub(self.messages.front()?.seq.0)?;
         (index < self.messages.len() as u64).then_some(index as usize)
     }
 
     /// Panics unless the invariants hold.
     pub(super) fn check(&self) {
-        assert_eq!(self.bytes, self.messages.iter().map(|m| bytes_of(m)).sum::<usize>(), "bytes are counted");
+        assert_eq!(self.bytes, self.messages.iter().map(|m| m.weight()).sum::<usize>(), "bytes are counted");
+        assert!(self.messages.front().is_none_or(|first| self.before < first.seq), "what is kept comes after `before`");
         for (one, next) in self.messages.iter().zip(self.messages.iter().skip(1)) {
             assert_eq!(one.seq.next(), next.seq, "positions are dense");
             assert!(one.timestamp <= next.timestamp, "time does not go back");
@@ -132,18 +156,13 @@ fn take_within<'a>(
     let mut taken = Vec::new();
     let mut bytes = 0;
     for message in messages.take(messages_max) {
-        bytes += bytes_of(message) + MESSAGE_OVERHEAD_BYTES;
+        bytes += message.weight() + MESSAGE_OVERHEAD_BYTES;
         if bytes > bytes_max && !taken.is_empty() {
             break;
         }
         taken.push(Arc::clone(message));
     }
     taken
-}
-
-fn bytes_of(message: &Message) -> usize {
-    let label = |text: &Option<Arc<str>>| text.as_ref().map_or(0, |text| text.len());
-    message.content.len() + label(&message.key) + label(&message.tag)
 }
 
 /// About what a message takes beside its text, both in memory and on the wire.
@@ -153,6 +172,8 @@ const MESSAGE_OVERHEAD_BYTES: usize = 256;
 mod tests {
     use super::*;
     use crate::ids::{Namespace, RoomName, UserName};
+
+    const ALL: Seq = Seq(u64::MAX);
 
     fn message(seq: u64, content: &'static str) -> Arc<Message> {
         Arc::new(Message {
@@ -171,7 +192,7 @@ mod tests {
     fn filled(messages: u64, messages_max: usize) -> History {
         let mut history = History::default();
         for seq in 1..=messages {
-            history.push(message(seq, "\"four\""), messages_max, 1_000_000);
+            history.push(message(seq, "\"four\""), Bounds { messages: messages_max, bytes: 1_000_000 }, ALL);
         }
         history.check();
         history
@@ -183,34 +204,50 @@ mod tests {
 
     #[test]
     fn both_bounds_hold() {
-        assert_eq!(filled(10, 4).first(), Some(Seq(7)));
+        assert_eq!(filled(10, 4).before(), Seq(6));
+        let bounds = Bounds { messages: 100, bytes: 35 };
         let mut history = History::default();
         for seq in 1..=10 {
-            history.push(message(seq, "12345678"), 100, 35);
+            history.push(message(seq, "12345678"), bounds, ALL);
         }
-        assert_eq!((history.len(), history.first()), (3, Some(Seq(8))));
-        history.push(message(11, "a message that is longer than all the room there is"), 100, 35);
+        assert_eq!((history.len(), history.before()), (3, Seq(7)));
+        history.push(message(11, "a message that is longer than all the room there is"), bounds, ALL);
         assert!(history.is_empty() && history.bytes == 0);
+        assert_eq!((history.before(), history.last()), (Seq(11), Seq(11)));
         assert!(filled(10, 0).is_empty());
     }
 
     #[test]
-    fn recovery_is_whole_or_refused() {
-        let history = filled(10, 4);
-        let covers = |seq| history.covers_after(Seq(seq), Seq(10));
-        assert!(covers(6) && covers(9) && covers(10));
-        assert!(!covers(5) && !covers(11));
-        let empty = History::default();
-        assert!(empty.covers_after(Seq(3), Seq(3)) && !empty.covers_after(Seq(2), Seq(3)));
+    fn what_is_not_stored_yet_is_kept_beyond_all_bounds() {
+        let bounds = Bounds { messages: 2, bytes: 1_000 };
+        let mut history = History::default();
+        for seq in 1..=10 {
+            history.push(message(seq, "1"), bounds, Seq(3));
+        }
+        history.check();
+        assert_eq!((history.len(), history.before()), (7, Seq(3)));
+        history.shrink(bounds, Seq(9));
+        assert_eq!((history.len(), history.before()), (2, Seq(8)));
+    }
+
+    #[test]
+    fn after_a_jump_the_past_ends_at_the_last_message_there_was() {
+        let mut history = History::after(Seq(10));
+        assert_eq!((history.before(), history.last()), (Seq(10), Seq(10)));
+        history.push(message(4_107, "1"), Bounds { messages: 9, bytes: 1_000 }, Seq(0));
+        history.check();
+        assert_eq!((history.before(), history.last()), (Seq(10), Seq(4_107)));
+        assert_eq!(seqs(&history.chunk(Seq(12), 9, 1_000)), [4_107]);
+        assert_eq!(seqs(&history.chunk(Seq(4_107), 9, 1_000)), [] as [u64; 0]);
     }
 
     #[test]
     fn chunks_stop_at_either_bound_but_are_never_empty() {
         let history = filled(10, 10);
-        assert_eq!(seqs(&history.chunk(Seq(3), 4, 1_000_000)), [3, 4, 5, 6]);
-        assert_eq!(seqs(&history.chunk(Seq(3), 4, 1)), [3]);
-        assert_eq!(seqs(&history.chunk(Seq(3), 100, 2 * (8 + 256))), [3, 4]);
-        assert_eq!(seqs(&history.chunk(Seq(11), 4, 1_000_000)), [] as [u64; 0]);
+        assert_eq!(seqs(&history.chunk(Seq(2), 4, 1_000_000)), [3, 4, 5, 6]);
+        assert_eq!(seqs(&history.chunk(Seq(2), 4, 1)), [3]);
+        assert_eq!(seqs(&history.chunk(Seq(2), 100, 2 * (8 + 256))), [3, 4]);
+        assert_eq!(seqs(&history.chunk(Seq(10), 4, 1_000_000)), [] as [u64; 0]);
     }
 
     #[test]

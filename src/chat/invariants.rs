@@ -10,6 +10,7 @@ impl State {
     /// polled.
     pub fn check_invariants(&self) {
         self.lanes.check();
+        self.journal.check();
         self.check_sessions();
         self.check_audiences();
         self.check_rooms();

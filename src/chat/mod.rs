@@ -16,14 +16,19 @@ mod driver;
 pub mod exchange;
 mod history;
 mod invariants;
+mod journal;
+mod keys;
 mod lifecycle;
 pub mod log;
 pub mod outbox;
 mod owner;
 pub mod placement;
 mod presence;
+mod publish;
 mod random;
+mod recall;
 mod room;
+mod room_log;
 mod session;
 pub mod state;
 #[cfg(test)]
@@ -39,6 +44,7 @@ use crate::limits::Limits;
 use crate::message::close::{CloseReason, ErrorCode};
 use crate::message::command::{Command, Connect};
 use crate::message::event::Event;
+use crate::policy::RoomPolicies;
 
 pub use audience::AudienceId;
 pub use exchange::{Delivery, Request};
@@ -128,6 +134,8 @@ pub enum Input<'a> {
         /// What.
         request: Request,
     },
+    /// The store says something; always taken, in the order it was said.
+    Log(log::LogEvent),
     /// [`State::next_deadline_ms`] has come.
     Tick,
     /// The server stops: tell every connection, refuse new commands.
@@ -222,6 +230,8 @@ pub struct CoreConfig {
     pub shards: u16,
     /// Caps and times.
     pub limits: Limits,
+    /// What is kept of which rooms.
+    pub policies: Arc<RoomPolicies>,
     /// Names the server in `welcome`.
     pub node: Arc<str>,
     /// Envelopes to another shard that may wait ([`crate::limits::EXCHANGE_BACKLOG_MAX`]; simulations use 1).

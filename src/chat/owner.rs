@@ -7,21 +7,31 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::chat::exchange::{Delivery, Draft, JoinRequest, JoinedReply, Refusal, Request, RoomId, RoomRef, Seat};
+use crate::chat::exchange::{Delivery, JoinRequest, JoinedReply, Refusal, Request, RoomId, RoomRef, Seat};
+use crate::chat::journal::{Answer, Waiter};
 use crate::chat::lifecycle::Timer;
+use crate::chat::log::LogWrite;
+use crate::chat::publish::{NOT_MEMBER, Published};
 use crate::chat::room::{Idle, Room};
 use crate::chat::state::{Deferred, State};
 use crate::ids::{ConnId, Epoch, Namespace, RoomName, Seq, ShardId, UserName};
-use crate::limits::{HISTORY_PAGE_BYTES, ROOM_IDLE_KEEP_MS, ROOMS_IDLE_MAX};
+use crate::limits::{ROOM_IDLE_KEEP_MS, ROOMS_IDLE_MAX};
 use crate::message::close::ErrorCode;
-use crate::message::command::HistoryFrom;
-use crate::message::event::{Event, Joined, Reply, Role, Signal};
+use crate::message::event::{Event, Joined, Message, Reply, Role, Signal};
 
 impl State {
     pub(super) fn on_request(&mut self, from: ShardId, request: Request) {
+        let Some(request) = self.park(from, request) else {
+            return;
+        };
         match request {
             Request::Publish { room, seat, id, draft } => match self.member(from, &room, seat) {
-                Ok((room, Some(sender))) => self.publish_here(room, (from, seat.conn), id, sender, draft),
+                Ok((room, Some(sender))) => {
+                    if let Published::Answered(outcome) = self.publish_here(room, (from, seat.conn), id, sender, draft)
+                    {
+                        self.reply(from, seat.conn, id, outcome);
+                    }
+                }
                 Ok((_, None)) => {}
                 Err(refusal) => self.reply(from, seat.conn, id, Err(refusal)),
             },
@@ -30,7 +40,7 @@ impl State {
                     self.relay_here(room, frame);
                 }
             }
-            Request::Join(join) => self.join_here(from, &join),
+            Request::Join(join) => self.join_here(from, join),
             Request::Leave { room, seat, grace } => self.leave_here(from, &room, seat, grace),
             Request::ReplayNext { room, seat } => self.replay_here(from, room, seat),
             Request::Signal { room, seat, id, content } => {
@@ -38,13 +48,12 @@ impl State {
                 self.reply(from, seat.conn, id, outcome);
             }
             Request::Delete { room, seat, id, seq } => {
-                let outcome = self.delete_here(from, &room, seat, seq);
-                self.reply(from, seat.conn, id, outcome);
+                self.delete_here(from, &room, seat, id, seq);
             }
-            Request::History { room, seat, id, from: start, limit } => {
-                let outcome = self.history_here(from, &room, seat, start, limit);
-                self.reply(from, seat.conn, Some(id), outcome);
-            }
+            Request::History { room, seat, id, from: start, limit } => match self.member(from, &room, seat) {
+                Ok((room, _)) => self.history_here(from, (room, seat.conn, id), start, limit),
+                Err(refusal) => self.reply(from, seat.conn, Some(id), Err(refusal)),
+            },
             Request::Presence { room, seat, id, after, limit } => {
                 let outcome = self.presence_here(from, &room, seat, after.as_ref(), limit);
                 self.reply(from, seat.conn, Some(id), outcome);
@@ -57,50 +66,40 @@ impl State {
         }
     }
 
-    /// Gives a member's message its place and tells everyone; `sender` is the connection and its shard.
-    #[inline]
-    pub(super) fn publish_here(
-        &mut self,
-        id: RoomId,
-        sender: (ShardId, ConnId),
-        tag: Option<u64>,
-        user: UserName,
-        draft: Draft,
-    ) {
-        let Some(room) = self.rooms.get_mut(id.slot, id.generation) else {
-            return;
-        };
-        let echo = draft.echo;
-        let weight = room.history.weight();
-        let message = room.publish(user, draft, &self.config.limits, self.now);
-        self.history_weight = self.history_weight - weight + room.history.weight();
-        let mut local = None;
-        for listener in &room.listeners {
-            let audience = listener.audience;
-            let except = (!echo && listener.shard == sender.0).then_some(sender.1);
-            if listener.shard == self.here {
-                local = Some((audience, except));
-            } else {
-                let message = Arc::clone(&message);
-                self.lanes.push_delivery(listener.shard, Delivery::Message { audience, message, except });
+    /// Lets a request wait whose room is not open yet. Gives it back if it need not.
+    fn park(&mut self, from: ShardId, request: Request) -> Option<Request> {
+        if self.opening == 0 || self.unparking {
+            return Some(request);
+        }
+        let id = request.room().and_then(|room| self.resolve(room));
+        match id.filter(|id| self.rooms.get(id.slot, id.generation).is_some_and(Room::is_opening)) {
+            Some(id) => {
+                self.park_in(from, id, request);
+                None
             }
+            None => Some(request),
         }
-        if let Some((audience, except)) = local {
-            debug_assert!(self.deferred.is_empty(), "nobody joins and speaks in one input");
-            self.fan_out_message(audience, Arc::clone(&message), except);
+    }
+
+    fn park_in(&mut self, from: ShardId, id: RoomId, request: Request) {
+        let log = self.rooms.get_mut(id.slot, id.generation).and_then(|room| room.log.as_mut());
+        if let Some(parked) = log.and_then(|log| log.parked.as_mut()) {
+            parked.push_back((from, request));
         }
-        if tag.is_some() {
-            let sent = Reply::Sent {
-                room: message.room.clone(),
-                seq: message.seq,
-                timestamp: message.timestamp,
-                durable: false,
-                duplicate: false,
-            };
-            self.reply(sender.0, sender.1, tag, Ok(sent));
-        }
-        if self.history_weight > self.history_weight_max {
-            self.shed_history(id);
+    }
+
+    /// Says no to a request whose room could not be opened.
+    pub(super) fn refuse_request(&mut self, from: ShardId, request: Request, refusal: Refusal) {
+        match request {
+            Request::Join(join) => {
+                let (audience, conn, ticket) = (join.audience, join.seat.conn, join.ticket);
+                self.deliver(from, Delivery::JoinRefused { audience, conn, ticket, refusal });
+            }
+            other => {
+                if let Some((conn, id)) = other.waiter() {
+                    self.reply(from, conn, id, Err(refusal));
+                }
+            }
         }
     }
 
@@ -125,7 +124,7 @@ impl State {
         }
     }
 
-    fn join_here(&mut self, from: ShardId, join: &JoinRequest) {
+    fn join_here(&mut self, from: ShardId, join: Box<JoinRequest>) {
         let Some(id) = self.room_to_join(&join.room) else {
             let text = "this server holds as many rooms as it can: try again later, or join a room that exists";
             let refusal = Refusal::new(ErrorCode::Overloaded, text);
@@ -135,10 +134,13 @@ impl State {
         let Some(room) = self.rooms.get_mut(id.slot, id.generation) else {
             return;
         };
+        if room.is_opening() && !self.unparking {
+            return self.park_in(from, id, Request::Join(join));
+        }
         if let Some(idle) = room.idle.take() {
             self.idle_rooms.remove(&idle.stamp);
         }
-        let start = room.enter(from, join, self.now);
+        let start = room.enter(from, &join, self.now);
         let joined = match (&room.people, &join.user) {
             (Some(people), Some(user)) => Some(Joined {
                 room: room.name.clone(),
@@ -179,16 +181,6 @@ impl State {
         }
     }
 
-    fn replay_here(&mut self, from: ShardId, id: RoomId, seat: Seat) {
-        let Some(room) = self.rooms.get_mut(id.slot, id.generation) else {
-            return;
-        };
-        if let (Some(audience), Some(chunk)) = (room.audience(from), room.replay(from, seat)) {
-            let (gap, messages, live) = (chunk.gap, chunk.messages, chunk.live);
-            self.deliver(from, Delivery::Replay { audience, conn: seat.conn, gap, messages, live });
-        }
-    }
-
     fn signal_here(&mut self, from: ShardId, room: &RoomRef, seat: Seat, content: Bytes) -> Result<Reply, Refusal> {
         let (id, user) = self.member(from, room, seat)?;
         if let (Some(sender), Some(room)) = (user, self.rooms.get(id.slot, id.generation)) {
@@ -198,40 +190,72 @@ impl State {
         Ok(Reply::Done)
     }
 
-    fn delete_here(&mut self, from: ShardId, room: &RoomRef, seat: Seat, seq: Seq) -> Result<Reply, Refusal> {
-        let (id, user) = self.member(from, room, seat)?;
-        let (Some(user), Some(room)) = (user, self.rooms.get_mut(id.slot, id.generation)) else {
-            return Ok(Reply::Done);
-        };
-        let Some(message) = room.history.get(seq) else {
+    /// Replaces a message by its tombstone, if the member may.
+    fn delete_here(&mut self, from: ShardId, room: &RoomRef, seat: Seat, id: Option<u64>, seq: Seq) {
+        let outcome = self.member(from, room, seat).and_then(|(room_id, _)| {
+            let room = self.rooms.get(room_id.slot, room_id.generation).ok_or(NOT_MEMBER)?;
+            let message = room.history.get(seq).cloned();
+            if message.is_none() && room.trimmed() < seq && seq <= room.history.before() {
+                return Ok((room_id, None));
+            }
+            self.may_delete(from, room_id, seat, message.as_deref())?;
+            Ok((room_id, message))
+        });
+        match outcome {
+            Err(refusal) => self.reply(from, seat.conn, id, Err(refusal)),
+            Ok((room, None)) => self.delete_stored(from, room, seat, id, seq),
+            Ok((_, Some(message))) if message.deleted => self.reply(from, seat.conn, id, Ok(Reply::Done)),
+            Ok((room, Some(_))) => self.bury(from, room, (seat.conn, id), seq, false),
+        }
+    }
+
+    /// Whether a member may delete what was found.
+    pub(super) fn may_delete(
+        &self,
+        from: ShardId,
+        room: RoomId,
+        seat: Seat,
+        message: Option<&Message>,
+    ) -> Result<(), Refusal> {
+        let (id, user) = self.member(from, &RoomRef::Id(room), seat)?;
+        let room = self.rooms.get(id.slot, id.generation).ok_or(NOT_MEMBER)?;
+        let Some(message) = message else {
             return Err(Refusal::new(ErrorCode::NotFound, "no message with that `seq` is kept in this room"));
         };
-        let host = room.people.as_ref().is_some_and(|people| people.role(&user) == Role::Host);
-        if message.sender != user && !host {
-            return Err(Refusal::new(ErrorCode::Forbidden, "only its sender and the room's host may delete a message"));
+        if room.log.is_some()
+            && let Some(refusal) = self.journal.refusal(false)
+        {
+            return Err(refusal);
         }
-        if message.deleted {
-            return Ok(Reply::Done);
+        let host = |user: &UserName| room.people.as_ref().is_some_and(|people| people.role(user) == Role::Host);
+        if user.is_some_and(|user| message.sender == user || host(&user)) {
+            return Ok(());
         }
+        Err(Refusal::new(ErrorCode::Forbidden, "only its sender and the room's host may delete a message"))
+    }
+
+    /// Puts a tombstone in a message's place, tells everyone, and answers once it is kept. `owed`: the answer is
+    /// counted already.
+    pub(super) fn bury(&mut self, from: ShardId, id: RoomId, (conn, tag): (ConnId, Option<u64>), seq: Seq, owed: bool) {
+        let Some(room) = self.rooms.get_mut(id.slot, id.generation) else {
+            return;
+        };
         let weight = room.history.weight();
         room.history.bury(seq);
         self.history_weight = self.history_weight - weight + room.history.weight();
+        let log = room.log.as_ref().map(|_| (room.name.clone(), room.epoch));
         self.tell_listeners(id, |audience| Delivery::Deleted { audience, seq });
-        Ok(Reply::Done)
-    }
-
-    fn history_here(
-        &self,
-        from: ShardId,
-        room: &RoomRef,
-        seat: Seat,
-        start: HistoryFrom,
-        limit: usize,
-    ) -> Result<Reply, Refusal> {
-        let (id, _) = self.member(from, room, seat)?;
-        let room = self.rooms.get(id.slot, id.generation).ok_or(NOT_MEMBER)?;
-        let (messages, more) = room.history.page(start, limit, HISTORY_PAGE_BYTES);
-        Ok(Reply::History { room: room.name.clone(), epoch: room.epoch, messages, more })
+        if let Some((room, epoch)) = log {
+            self.journal.write(LogWrite::Bury { room, epoch, seq });
+            if let Some(id) = tag {
+                self.journal.wait(Waiter { shard: from, conn, id, answer: Answer::Done });
+                if !owed {
+                    self.owe(from, conn);
+                }
+            }
+        } else {
+            self.reply(from, conn, tag, Ok(Reply::Done));
+        }
     }
 
     fn presence_here(
@@ -295,7 +319,7 @@ impl State {
         }
     }
 
-    fn reply(&mut self, to: ShardId, conn: ConnId, id: Option<u64>, outcome: Result<Reply, Refusal>) {
+    pub(super) fn reply(&mut self, to: ShardId, conn: ConnId, id: Option<u64>, outcome: Result<Reply, Refusal>) {
         if id.is_none() && outcome.is_ok() {
             return;
         }
@@ -316,10 +340,15 @@ impl State {
         if name.namespace() == Namespace::Chat && self.rooms.len() >= self.rooms_max && !self.forget_oldest_idle() {
             return None;
         }
-        let room = Room::new(name.clone(), Epoch(self.random.next()));
+        let policy = self.config.policies.of(name);
+        let room = Room::new(name.clone(), Epoch(self.random.next()), &policy);
+        let opening = room.is_opening();
         let (slot, generation) = self.rooms.insert(room);
         let id = RoomId { slot, generation };
         self.room_by_name.insert(name.clone(), id);
+        if opening {
+            self.open_log(id, name.clone());
+        }
         Some(id)
     }
 
@@ -382,11 +411,11 @@ impl State {
     }
 
     /// Forgets a room that nobody is in, or lets its history keep it for a while.
-    fn settle_room(&mut self, id: RoomId) {
+    pub(super) fn settle_room(&mut self, id: RoomId) {
         let Some(room) = self.rooms.get_mut(id.slot, id.generation) else {
             return;
         };
-        if !room.is_deserted() || room.idle.is_some() {
+        if !room.is_deserted() || !room.is_settled() || room.idle.is_some() {
             return;
         }
         if room.is_empty() {
@@ -447,7 +476,7 @@ impl State {
 
     /// Forgets messages until the shard's history is within its bound: first of idle rooms, then of the room that
     /// has just grown.
-    fn shed_history(&mut self, id: RoomId) {
+    pub(super) fn shed_history(&mut self, id: RoomId) {
         while self.history_weight > self.history_weight_max {
             if self.forget_oldest_idle() {
                 continue;
@@ -456,7 +485,9 @@ impl State {
                 return;
             };
             let weight = room.history.weight();
-            room.history.forget_oldest();
+            if !room.history.forget_oldest(room.stored()) {
+                return;
+            }
             self.history_weight = self.history_weight - weight + room.history.weight();
         }
     }
@@ -466,8 +497,6 @@ impl State {
 fn changes_audience(delivery: &Delivery) -> bool {
     matches!(delivery, Delivery::Joined(_) | Delivery::JoinRefused { .. } | Delivery::Replay { .. })
 }
-
-const NOT_MEMBER: Refusal = Refusal::new(ErrorCode::NotMember, "join the room first");
 
 /// How long a push of presence waits for room in the queues.
 const PRESENCE_RETRY_MS: u64 = 100;

@@ -15,6 +15,7 @@ use crate::chat::audience::{Audience, AudienceId};
 use crate::chat::delivery::Lanes;
 use crate::chat::directory::Gathers;
 use crate::chat::exchange::{Delivery, Refusal, Request, RoomId};
+use crate::chat::journal::Journal;
 use crate::chat::lifecycle::{Drain, Timer};
 use crate::chat::random::Random;
 use crate::chat::room::Room;
@@ -46,6 +47,13 @@ pub struct State {
     pub(super) history_weight_max: usize,
     pub(super) rooms_max: usize,
     pub(super) lanes: Lanes,
+    pub(super) journal: Journal,
+    /// Rooms whose log is being opened.
+    pub(super) opening: usize,
+    /// Rooms that have opened and still have parked requests.
+    pub(super) opened: VecDeque<RoomId>,
+    /// A parked request is being taken.
+    pub(super) unparking: bool,
     pub(super) outputs: VecDeque<Output>,
     pub(super) deferred: VecDeque<Deferred>,
     pub(super) wheel: Wheel<Timer>,
@@ -106,6 +114,10 @@ impl State {
             history_weight_max: HISTORY_BYTES_PER_SHARD_MAX,
             rooms_max: ROOMS_PER_SHARD_MAX,
             lanes: Lanes::new(config.shards, config.exchange_backlog_max),
+            journal: Journal::new(),
+            opening: 0,
+            opened: VecDeque::new(),
+            unparking: false,
             outputs: VecDeque::new(),
             deferred: VecDeque::new(),
             wheel: Wheel::new(),
@@ -137,6 +149,7 @@ impl State {
             }
             Input::Closed { conn, reason: _ } => self.on_closed(conn),
             Input::ReplayReady { conn, audience } => self.on_replay_ready(conn, audience),
+            Input::Log(event) => self.on_log_event(event),
             Input::Tick => self.on_tick(),
             Input::Drain { retry_after_max_ms } => self.on_drain(retry_after_max_ms),
         }
@@ -153,6 +166,7 @@ impl State {
             match self.deferred.pop_front() {
                 Some(Deferred::Delivery(delivery)) => self.on_delivery(delivery),
                 Some(Deferred::Release(conn)) => self.release(conn),
+                None if self.go_on() => {}
                 None => break,
             }
         }
@@ -277,6 +291,13 @@ impl State {
             Wait::Granted(promise) => self.lanes.release(promise),
             Wait::Answer | Wait::Deliveries | Wait::Requests(_) => self.blocked -= 1,
         }
+    }
+
+    /// Goes on with what had to wait for room in the queues of deliveries; false when there is nothing to poll for it.
+    fn go_on(&mut self) -> bool {
+        self.settle_commits();
+        self.unpark();
+        !self.outputs.is_empty() || !self.deferred.is_empty()
     }
 
     /// Lets the next blocked connection try again for which there is room now.

@@ -1,9 +1,11 @@
 //! Every setting with its origin, written so that it can be used as a configuration file.
 
 use crate::config::load::Loaded;
+use crate::config::rooms;
 use crate::config::settings::{SETTINGS, Shape};
 
-/// One line per setting: `key = value  # origin`. Reading the text as a file gives the same configuration.
+/// One line per setting: `key = value  # origin`, then the rules for rooms, complete. Reading the text as a file gives
+/// the same configuration.
 #[must_use]
 pub fn explain(loaded: &Loaded) -> String {
     let mut table = "";
@@ -17,6 +19,14 @@ pub fn explain(loaded: &Loaded) -> String {
         let values = (setting.write)(&loaded.config);
         let (_, origin) = loaded.given(setting);
         lines.push((format!("{key} = {}", literal(setting.shape, &values)), format!("# {origin}")));
+    }
+    let origin = loaded.origin_of_rooms();
+    for (pattern, policy) in &loaded.config.policies.rules {
+        lines.push((format!("\n[[{}]]", rooms::KEY), String::new()));
+        for (key, value) in rooms::write(pattern, policy) {
+            let shape = if key == "pattern" { Shape::Text } else { Shape::Number };
+            lines.push((format!("{key} = {}", literal(shape, &[value])), format!("# {origin}")));
+        }
     }
     let width = lines.iter().map(|(line, _)| line.chars().count()).max().unwrap_or(0);
     lines.iter().map(|(line, comment)| format!("{line:width$}  {comment}").trim_end().to_string() + "\n").collect()

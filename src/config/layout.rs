@@ -218,7 +218,7 @@ mod tests {
     fn a_cpu_that_is_not_there_is_refused() {
         let config = Config { cpus: Some(vec![0, 9]), ..Config::default() };
         let problem = Layout::decide(&config, &machine(2, 1024)).unwrap_err();
-        assert_eq!((problem.key, problem.remedy.as_str()), ("cpus", "choose from 0,1"));
+        assert_eq!((problem.key.as_ref(), problem.remedy.as_str()), ("cpus", "choose from 0,1"));
     }
 
     #[test]

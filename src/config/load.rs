@@ -8,6 +8,7 @@ use figment::providers::{Format, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider, Source};
 
+use crate::config::rooms;
 use crate::config::settings::{SETTINGS, Setting, VARIABLE_PREFIX};
 use crate::config::validate::Problem;
 use crate::config::{Config, Invocation};
@@ -93,7 +94,12 @@ pub fn load(
 impl Loaded {
     /// The values of a setting as text, and where they came from.
     pub(super) fn given(&self, setting: &Setting) -> (Vec<String>, String) {
-        given(&self.sources, setting)
+        given(&self.sources, setting.key)
+    }
+
+    /// Where the rules for rooms came from; empty without any.
+    pub(super) fn origin_of_rooms(&self) -> String {
+        given(&self.sources, rooms::KEY).1
     }
 
     /// Puts a problem found later, such as one with the machine, into the words of this module.
@@ -107,11 +113,17 @@ fn read_settings(sources: Figment, warnings: Vec<String>) -> Result<Loaded, Conf
     let mut config = Config::default();
     let mut findings = Vec::new();
     for setting in SETTINGS {
-        let (values, _) = given(&sources, setting);
+        let (values, _) = given(&sources, setting.key);
         if let Err(unreadable) = (setting.read)(&mut config, &values) {
             let problem = Problem::new(setting.key, unreadable.what, unreadable.remedy);
             findings.push(blame(&sources, problem));
         }
+    }
+    match sources.find_value(rooms::KEY).map(|value| rooms::read(&value)) {
+        Ok(Ok(rules)) => config.policies.rules = rules,
+        Ok(Err(problems)) => findings.extend(problems.into_iter().map(|problem| blame(&sources, problem))),
+        // There are none.
+        Err(_) => {}
     }
     if findings.is_empty() {
         findings = config.validate().into_iter().map(|problem| blame(&sources, problem)).collect();
@@ -120,24 +132,32 @@ fn read_settings(sources: Figment, warnings: Vec<String>) -> Result<Loaded, Conf
 }
 
 fn blame(sources: &Figment, problem: Problem) -> Finding {
-    let setting = Setting::find(problem.key).expect("problems name settings of the table");
-    let (values, origin) = given(sources, setting);
-    Finding { key: problem.key.into(), value: values.join(","), origin, what: problem.what, remedy: problem.remedy }
+    let (values, origin) = given(sources, &problem.key);
+    let value = if values.is_empty() { "nothing".to_string() } else { values.join(",") };
+    Finding { key: problem.key.into(), value, origin, what: problem.what, remedy: problem.remedy }
 }
 
-fn given(sources: &Figment, setting: &Setting) -> (Vec<String>, String) {
-    let value = sources.find_value(setting.key).expect("the defaults have every setting");
-    let metadata = sources.get_metadata(value.tag());
+/// What was given for a setting or for a key of a rule, and where.
+fn given(sources: &Figment, key: &str) -> (Vec<String>, String) {
+    let rules = sources.find_value(rooms::KEY).ok();
+    let (values, tag) = match sources.find_value(key) {
+        Ok(value) => (as_texts(&value), Some(value.tag())),
+        Err(_) => {
+            let value = rules.as_ref().and_then(|rules| rooms::find(rules, key));
+            (value.map(as_texts).unwrap_or_default(), rules.as_ref().map(Value::tag))
+        }
+    };
+    let metadata = tag.and_then(|tag| sources.get_metadata(tag));
     let origin =
         metadata.map_or_else(String::new, |metadata| match metadata.source.as_ref().and_then(Source::file_path) {
             Some(path) => path.display().to_string(),
             None => metadata.name.to_string(),
         });
-    (as_texts(&value), origin)
+    (values, origin)
 }
 
 /// A value as its source wrote it. What is neither text nor number becomes a text that no setting takes.
-fn as_texts(value: &Value) -> Vec<String> {
+pub(super) fn as_texts(value: &Value) -> Vec<String> {
     match value {
         Value::Array(_, values) => values.iter().flat_map(as_texts).collect(),
         Value::String(_, text) => vec![text.clone()],
@@ -177,7 +197,7 @@ fn unknown_keys(layer: &Layer) -> Vec<Finding> {
     let mut leaves = Vec::new();
     collect_leaves("", &layer.dict, &mut leaves);
     let origin = layer.metadata.source.as_ref().and_then(Source::file_path).map(|path| path.display().to_string());
-    let unknown = leaves.into_iter().filter(|(key, _)| Setting::find(key).is_none());
+    let unknown = leaves.into_iter().filter(|(key, _)| Setting::find(key).is_none() && key != rooms::KEY);
     unknown
         .map(|(key, value)| Finding {
             remedy: format!("did you mean {}?", nearest(&key)),
@@ -193,7 +213,7 @@ fn collect_leaves(prefix: &str, dict: &Dict, leaves: &mut Vec<(String, Vec<Strin
     for (name, value) in dict {
         let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
         match value {
-            Value::Dict(_, inner) if Setting::find(&key).is_none() && !inner.is_empty() => {
+            Value::Dict(_, inner) if Setting::find(&key).is_none() && key != rooms::KEY && !inner.is_empty() => {
                 collect_leaves(&key, inner, leaves);
             }
             _ => leaves.push((key, as_texts(value))),
@@ -207,8 +227,8 @@ fn nearest(key: &str) -> &'static str {
         key.rsplit('.').next().unwrap_or(key)
     }
     let likeness = |known: &str| strsim::jaro_winkler(key, known).max(strsim::jaro_winkler(last(key), last(known)));
-    let best = SETTINGS.iter().max_by(|a, b| likeness(a.key).total_cmp(&likeness(b.key)));
-    best.expect("the table is not empty").key
+    let known = SETTINGS.iter().map(|setting| setting.key).chain([rooms::KEY]);
+    known.max_by(|a, b| likeness(a).total_cmp(&likeness(b))).expect("the table is not empty")
 }
 
 struct Variables {

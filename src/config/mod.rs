@@ -1,21 +1,25 @@
 //! Configuration: what an operator may decide, from where it was read, and what follows from it for this machine.
 //!
 //! Flags win over `HUBBUB_*` variables, those over the file, that over the defaults. `settings` is the one table of
-//! keys: flags, variables, `check-config --explain` and `docs/operations.md` all follow it. A [`Config`] made in code
-//! is checked by [`Config::validate`] as one that was read is. Nothing here changes while the server runs.
+//! keys: flags, variables, `check-config --explain` and `docs/operations.md` all follow it. Rules for rooms by pattern
+//! are tables of the file alone (`rooms`). A [`Config`] made in code is checked by [`Config::validate`] as one that was
+//! read is. Nothing here changes while the server runs.
 
 mod args;
 mod explain;
 pub mod layout;
 mod load;
+mod rooms;
 mod settings;
 mod validate;
+mod values;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::limits::Limits;
+use crate::policy::RoomPolicies;
 use crate::telemetry::log::LogFormat;
 
 pub use args::{Invocation, Subcommand, parse_arguments};
@@ -34,7 +38,8 @@ pub struct Config {
     pub admin_listen: Vec<SocketAddr>,
     /// The file with the key that opens `/api` and `/debug`; without one they are closed.
     pub admin_key_file: Option<PathBuf>,
-    /// Where history will be kept. This version keeps it in memory and creates nothing there.
+    /// Where the store keeps durable history, sessions and cursors. Made when it is not there; one process at a time
+    /// uses it.
     pub data_dir: PathBuf,
     /// How many shards; `None` lets [`layout`] decide.
     pub shards: Option<u16>,
@@ -58,8 +63,21 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Which log lines are written.
     pub log_level: tracing::Level,
+    /// What is kept of which room.
+    pub policies: RoomPolicies,
+    /// How the store works.
+    pub store: StoreConfig,
     /// Caps and times of rooms and connections.
     pub limits: Limits,
+}
+
+/// How the store works.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreConfig {
+    /// How often what nobody waits for is synced: rooms with [`crate::policy::Commit::Interval`], cursors, sessions.
+    pub commit_interval: Duration,
+    /// Free bytes of the file system below which the store takes no more messages.
+    pub min_free_bytes: u64,
 }
 
 /// Who may connect.
@@ -68,6 +86,12 @@ pub enum Auth {
     /// Anyone, under any free name.
     #[default]
     Open,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self { commit_interval: Duration::from_secs(1), min_free_bytes: 64 * 1024 * 1024 }
+    }
 }
 
 impl Default for Config {
@@ -90,6 +114,8 @@ impl Default for Config {
             node: "hubbub".into(),
             log_format: LogFormat::Text,
             log_level: tracing::Level::INFO,
+            policies: RoomPolicies::default(),
+            store: StoreConfig::default(),
             limits: Limits::default(),
         }
     }

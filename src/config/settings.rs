@@ -4,16 +4,14 @@
 //! the file follow the same rules and get the same errors. A setting's flag is its key with dashes, its variable
 //! `HUBBUB_` and the key in capitals with `_` for the dot.
 
-use std::fmt::Display;
-use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
-use std::time::Duration;
 
 use tracing::Level;
 
+use crate::config::values::*;
 use crate::config::{Auth, Config};
 use crate::limits::SlowConsumerPolicy;
+use crate::policy::{Commit, HistoryMode, RoomPolicy};
 use crate::telemetry::log::LogFormat;
 
 /// One setting.
@@ -43,13 +41,6 @@ pub(super) enum Shape {
     Switch,
     /// Any number of values, in one text with commas between them if need be.
     List,
-}
-
-/// Why a text is no value of its setting: what it is not, and what to write instead.
-#[derive(Debug)]
-pub(super) struct Unreadable {
-    pub(super) what: String,
-    pub(super) remedy: &'static str,
 }
 
 impl Setting {
@@ -112,7 +103,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         key: "data_dir",
         shape: Shape::Text,
         value_name: "DIRECTORY",
-        help: "Where history will be kept; this version keeps it in memory",
+        help: "Where durable history is kept; one process at a time uses it",
         read: |config, values| one(values).map(|value| config.data_dir = PathBuf::from(value)),
         write: |config| vec![config.data_dir.display().to_string()],
     },
@@ -180,6 +171,42 @@ pub(super) const SETTINGS: &[Setting] = &[
         write: |config| config.allowed_origins.clone(),
     },
     Setting {
+        key: "history",
+        shape: Shape::Text,
+        value_name: "durable|memory|off",
+        help: "Where messages are kept of rooms that no [[rooms]] rule of the file fits",
+        read: |config, values| {
+            word(values, HISTORY_WORDS, HISTORY_REMEDY).map(|value| config.policies.default = RoomPolicy::new(value))
+        },
+        write: |config| written(config.policies.default.history, HISTORY_WORDS),
+    },
+    Setting {
+        key: "history_ttl",
+        shape: Shape::Text,
+        value_name: "TIME",
+        help: "How long a message of a durable room is kept; `off` for ever",
+        read: |config, values| time_or_off(values).map(|value| config.policies.default.ttl = value),
+        write: |config| written_time_or_off(config.policies.default.ttl),
+    },
+    Setting {
+        key: "commit",
+        shape: Shape::Text,
+        value_name: "fsync|interval",
+        help: "When `ok` is said in a durable room: once the message is on the disk, or at once",
+        read: |config, values| {
+            word(values, COMMIT_WORDS, COMMIT_REMEDY).map(|value| config.policies.default.commit = value)
+        },
+        write: |config| written(config.policies.default.commit, COMMIT_WORDS),
+    },
+    Setting {
+        key: "session_ttl",
+        shape: Shape::Text,
+        value_name: "TIME",
+        help: "How long a session without a connection can be resumed",
+        read: |config, values| time(values).map(|value| config.limits.session_ttl = value),
+        write: |config| written_time(config.limits.session_ttl),
+    },
+    Setting {
         key: "coalesce_max",
         shape: Shape::Text,
         value_name: "TIME",
@@ -228,17 +255,23 @@ pub(super) const SETTINGS: &[Setting] = &[
         key: "limits.history_size",
         shape: Shape::Number,
         value_name: "N",
-        help: "Messages kept per room",
-        read: |config, values| number(values).map(|value| config.limits.history_size = value),
-        write: |config| texts([config.limits.history_size]),
+        help: "Messages kept per room [auto: durable rooms keep all, memory rooms 1,000]",
+        read: |config, values| {
+            let policy = &mut config.policies.default;
+            limit(values, RoomPolicy::new(policy.history).size).map(|value| policy.size = value)
+        },
+        write: |config| texts_or(config.policies.default.size, AUTO),
     },
     Setting {
         key: "limits.history_bytes",
         shape: Shape::Number,
         value_name: "BYTES",
-        help: "Bytes of content kept per room",
-        read: |config, values| number(values).map(|value| config.limits.history_bytes = value),
-        write: |config| texts([config.limits.history_bytes]),
+        help: "Bytes kept per room [auto: durable rooms keep all, memory rooms 1 MiB]",
+        read: |config, values| {
+            let policy = &mut config.policies.default;
+            limit(values, RoomPolicy::new(policy.history).bytes).map(|value| policy.bytes = value)
+        },
+        write: |config| texts_or(config.policies.default.bytes, AUTO),
     },
     Setting {
         key: "limits.heartbeat_interval",
@@ -300,98 +333,48 @@ pub(super) const SETTINGS: &[Setting] = &[
         },
         write: |config| written(config.limits.slow_consumer, SLOW_WORDS),
     },
+    Setting {
+        key: "store.commit_interval",
+        shape: Shape::Text,
+        value_name: "TIME",
+        help: "How often what nobody waits for is synced to the disk",
+        read: |config, values| time(values).map(|value| config.store.commit_interval = value),
+        write: |config| written_time(config.store.commit_interval),
+    },
+    Setting {
+        key: "store.min_free_bytes",
+        shape: Shape::Number,
+        value_name: "BYTES",
+        help: "Free space below which durable rooms take no more messages",
+        read: |config, values| number(values).map(|value| config.store.min_free_bytes = value),
+        write: |config| texts([config.store.min_free_bytes]),
+    },
+    Setting {
+        key: "ack.timeout",
+        shape: Shape::Text,
+        value_name: "TIME",
+        help: "Time until a message that was not acknowledged is sent again; doubles each time",
+        read: |config, values| time(values).map(|value| config.limits.ack_timeout = value),
+        write: |config| written_time(config.limits.ack_timeout),
+    },
+    Setting {
+        key: "ack.timeout_max",
+        shape: Shape::Text,
+        value_name: "TIME",
+        help: "Longest time between two attempts",
+        read: |config, values| time(values).map(|value| config.limits.ack_timeout_max = value),
+        write: |config| written_time(config.limits.ack_timeout_max),
+    },
+    Setting {
+        key: "ack.attempts_max",
+        shape: Shape::Number,
+        value_name: "N",
+        help: "How often a message is sent before it is a dead letter",
+        read: |config, values| number(values).map(|value| config.limits.ack_attempts_max = value),
+        write: |config| texts([config.limits.ack_attempts_max]),
+    },
 ];
 
-fn one(values: &[String]) -> Result<&str, Unreadable> {
-    match values {
-        [value] => Ok(value),
-        _ => Err(Unreadable { what: "takes one value".into(), remedy: "give it once, and not as a list" }),
-    }
-}
-
-fn list(values: &[String]) -> Vec<String> {
-    values
-        .iter()
-        .flat_map(|value| value.split(','))
-        .map(|part| part.trim().to_string())
-        .filter(|p| !p.is_empty())
-        .collect()
-}
-
-fn addresses(values: &[String]) -> Result<Vec<SocketAddr>, Unreadable> {
-    let parts = list(values);
-    if parts == [OFF] {
-        return Ok(Vec::new());
-    }
-    parts
-        .iter()
-        .map(|part| read_as(part, "an address", "write IP:PORT, such as 127.0.0.1:9000 or [::1]:9000"))
-        .collect()
-}
-
-fn cpus(values: &[String]) -> Result<Option<Vec<usize>>, Unreadable> {
-    let parts = list(values);
-    if parts == [AUTO] {
-        return Ok(None);
-    }
-    parts
-        .iter()
-        .map(|part| read_as(part, "a CPU number", "write numbers, such as 0,1"))
-        .collect::<Result<_, _>>()
-        .map(Some)
-}
-
-fn number<T: FromStr>(values: &[String]) -> Result<T, Unreadable> {
-    read_as(one(values)?, "a whole number of that size", "write digits only, such as 65536")
-}
-
-fn number_or_auto<T: FromStr>(values: &[String]) -> Result<Option<T>, Unreadable> {
-    let value = one(values)?;
-    if value == AUTO {
-        return Ok(None);
-    }
-    read_as(value, "a whole number of that size", "write digits only, or leave it out").map(Some)
-}
-
-fn time(values: &[String]) -> Result<Duration, Unreadable> {
-    let value = one(values)?;
-    humantime::parse_duration(value).map_err(|_| Unreadable {
-        what: format!("{value:?} is not a time"),
-        remedy: "write a number and a unit, such as 8s or 2ms",
-    })
-}
-
-fn word<T: Copy>(values: &[String], words: &[(T, &str)], remedy: &'static str) -> Result<T, Unreadable> {
-    let value = one(values)?;
-    let found = words.iter().find(|(_, name)| *name == value);
-    found
-        .map(|(meaning, _)| *meaning)
-        .ok_or_else(|| Unreadable { what: format!("{value:?} is not one of its words"), remedy })
-}
-
-fn read_as<T: FromStr>(value: &str, what: &str, remedy: &'static str) -> Result<T, Unreadable> {
-    value.parse().map_err(|_| Unreadable { what: format!("{value:?} is not {what}"), remedy })
-}
-
-fn written<T: Copy + PartialEq>(value: T, words: &[(T, &str)]) -> Vec<String> {
-    words.iter().filter(|(meaning, _)| *meaning == value).map(|(_, name)| (*name).to_string()).take(1).collect()
-}
-
-fn written_time(time: Duration) -> Vec<String> {
-    texts([humantime::format_duration(time)])
-}
-
-fn texts<T: Display>(values: impl IntoIterator<Item = T>) -> Vec<String> {
-    values.into_iter().map(|value| value.to_string()).collect()
-}
-
-fn texts_or<T: Display>(values: impl IntoIterator<Item = T>, none: &str) -> Vec<String> {
-    let values = texts(values);
-    if values.is_empty() { vec![none.to_string()] } else { values }
-}
-
-const OFF: &str = "off";
-const AUTO: &str = "auto";
 const AUTH_WORDS: &[(Auth, &str)] = &[(Auth::Open, "open")];
 const SWITCH_WORDS: &[(bool, &str)] =
     &[(true, "true"), (false, "false"), (true, "1"), (false, "0"), (true, "yes"), (false, "no")];
@@ -403,6 +386,11 @@ const LOG_LEVEL_WORDS: &[(Level, &str)] = &[
     (Level::DEBUG, "debug"),
     (Level::TRACE, "trace"),
 ];
+pub(super) const HISTORY_WORDS: &[(HistoryMode, &str)] =
+    &[(HistoryMode::Durable, "durable"), (HistoryMode::Memory, "memory"), (HistoryMode::Off, "off")];
+pub(super) const HISTORY_REMEDY: &str = "write durable, memory or off";
+pub(super) const COMMIT_WORDS: &[(Commit, &str)] = &[(Commit::Fsync, "fsync"), (Commit::Interval, "interval")];
+pub(super) const COMMIT_REMEDY: &str = "write fsync or interval";
 const SLOW_WORDS: &[(SlowConsumerPolicy, &str)] =
     &[(SlowConsumerPolicy::Disconnect, "disconnect"), (SlowConsumerPolicy::Skip, "skip")];
 

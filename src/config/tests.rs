@@ -3,8 +3,10 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use super::{Config, ConfigError, Loaded, explain, load, parse_arguments};
+use crate::policy::{Commit, HistoryMode, RoomPolicy};
 use crate::telemetry::log::LogFormat;
 
 /// A configuration file that goes when the test ends.
@@ -49,8 +51,8 @@ fn flags_win_over_variables_over_the_file_over_defaults() {
     assert_eq!(config.shards, Some(3));
     assert_eq!(config.node, "variable");
     assert_eq!(config.log_format, LogFormat::Json);
-    assert_eq!(config.limits.history_size, 5);
-    assert_eq!(config.limits.history_bytes, Config::default().limits.history_bytes);
+    assert_eq!(config.policies.default.size, Some(5));
+    assert_eq!(config.policies.default.bytes, Config::default().policies.default.bytes);
 }
 
 #[test]
@@ -83,6 +85,99 @@ fn the_explanation_names_each_origin_and_is_a_file_itself() {
     assert!(line("listen = [\"127.0.0.1:9000\"] ").ends_with("# default"));
     let again = File::with(&text);
     assert_eq!(read(&["--config", again.path()], &[]).unwrap().config, loaded.config);
+}
+
+#[test]
+fn limits_follow_the_mode_unless_they_are_said() {
+    let default = |arguments: &[&str]| read(arguments, &[]).unwrap().config.policies.default;
+    assert_eq!(default(&[]), RoomPolicy::new(HistoryMode::Durable));
+    assert_eq!(default(&["--history=memory"]), RoomPolicy::new(HistoryMode::Memory));
+    assert_eq!(default(&["--history=off"]), RoomPolicy::new(HistoryMode::Off));
+    let sized = ["--limits-history-size=7", "--limits-history-bytes=9"];
+    let limits = |policy: RoomPolicy| (policy.history, policy.size, policy.bytes);
+    assert_eq!(limits(default(&sized)), (HistoryMode::Durable, Some(7), Some(9)));
+    let memory = default(&[sized[0], "--history=memory"]);
+    assert_eq!(limits(memory), (HistoryMode::Memory, Some(7), RoomPolicy::new(HistoryMode::Memory).bytes));
+    let policy = default(&["--commit=interval", "--history-ttl=1h"]);
+    assert_eq!((policy.commit, policy.ttl), (Commit::Interval, Some(Duration::from_secs(3600))));
+}
+
+const RULES: &str = "
+    history_ttl = '30d'
+    [[rooms]]
+    pattern = 'audit-*'
+    history_bytes = 1_000_000_000_000
+    commit = 'interval'
+    [[rooms]]
+    history_size = 50
+    pattern = 'game-*'
+    history = 'memory'
+    [[rooms]]
+    pattern = '*-\"x\"'
+    history = 'off'
+";
+
+#[test]
+fn rules_for_rooms_stand_in_order_and_alone() {
+    let file = File::with(RULES);
+    let policies = read(&["--config", file.path(), "--history=off"], &[]).unwrap().config.policies;
+    let durable = RoomPolicy::new(HistoryMode::Durable);
+    let memory = RoomPolicy::new(HistoryMode::Memory);
+    let expected = [
+        ("audit-*", RoomPolicy { bytes: Some(1_000_000_000_000), commit: Commit::Interval, ..durable }),
+        ("game-*", RoomPolicy { size: Some(50), ..memory }),
+        ("*-\"x\"", RoomPolicy::new(HistoryMode::Off)),
+    ];
+    let found: Vec<_> = policies.rules.iter().map(|(pattern, policy)| (pattern.as_str(), *policy)).collect();
+    assert_eq!(found, expected);
+    assert_eq!(policies.default.history, HistoryMode::Off);
+}
+
+#[test]
+fn rules_for_rooms_are_explained_as_a_file() {
+    let file = File::with(RULES);
+    let loaded = read(&["--config", file.path()], &[]).unwrap();
+    let text = explain(&loaded);
+    let again = File::with(&text);
+    assert_eq!(read(&["--config", again.path()], &[]).unwrap().config, loaded.config, "{text}");
+    let lines: Vec<&str> = text.lines().skip_while(|line| *line != "[[rooms]]").collect();
+    let said = |line: &str| lines.iter().any(|l| l.starts_with(line) && l.ends_with(&format!("# {}", file.path())));
+    for line in ["pattern = \"game-*\" ", "history_size = 50 ", "history_bytes = 1048576 ", "history_ttl = \"off\" "] {
+        assert!(said(line), "{line}: {text}");
+    }
+}
+
+#[test]
+fn unusable_rules_name_their_place_value_and_remedy() {
+    let file = File::with(
+        "[[rooms]]\npattern = 'a'\nhistory = 'disk'\n[[rooms]]\ncommit = 5\nsize = 3\n
+         [[rooms]]\npattern = ['a', 'b']\nhistory_ttl = 8\nhistory_size = -1",
+    );
+    let error = read(&["--config", file.path()], &[]).unwrap_err();
+    let found: Vec<_> = error.findings.iter().map(|f| (f.key.as_str(), f.value.as_str(), f.origin.as_str())).collect();
+    let expected = [
+        ("rooms[0].history", "disk"),
+        ("rooms[1].size", "3"),
+        ("rooms[1].pattern", "nothing"),
+        ("rooms[1].commit", "5"),
+        ("rooms[2].pattern", "a,b"),
+        ("rooms[2].history_size", "-1"),
+        ("rooms[2].history_ttl", "8"),
+    ];
+    assert_eq!(found, expected.map(|(key, value)| (key, value, file.path())));
+    assert_eq!(error.findings[0].remedy, "write durable, memory or off");
+    // Also what only shows once all are read.
+    let file = File::with("[[rooms]]\npattern = '*'\n[[rooms]]\npattern = 'a'");
+    let error = read(&["--config", file.path()], &[]).unwrap_err();
+    let [finding] = error.findings.as_slice() else { panic!("{error}") };
+    assert_eq!((finding.key.as_str(), finding.value.as_str()), ("rooms[1].pattern", "a"));
+    assert_eq!(finding.remedy, "put it before rooms[0]");
+    for text in ["rooms = 3", "rooms = ['a']", "[rooms]\npattern = 'a'"] {
+        let file = File::with(text);
+        let error = read(&["--config", file.path()], &[]).unwrap_err();
+        let [finding] = error.findings.as_slice() else { panic!("{error}") };
+        assert!(finding.key.starts_with("rooms") && finding.remedy.contains("[[rooms]]"), "{finding}");
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What a configuration must fulfil, whoever made it. What depends on the machine is checked by [`super::layout`].
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -7,12 +8,13 @@ use ahash::HashSet;
 
 use crate::config::{Auth, Config};
 use crate::limits::{MESSAGE_BYTES_CEILING, SHARDS_MAX};
+use crate::policy::{Commit, HistoryMode, RoomPolicy};
 
 /// What is wrong with one setting, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The setting.
-    pub key: &'static str,
+    /// The setting, or a key of a rule for rooms such as `rooms[0].history`.
+    pub key: Cow<'static, str>,
     /// What is wrong with it.
     pub what: String,
     /// What to do.
@@ -20,8 +22,8 @@ pub struct Problem {
 }
 
 impl Problem {
-    pub(crate) fn new(key: &'static str, what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { key, what: what.into(), remedy: remedy.into() }
+    pub(crate) fn new(key: impl Into<Cow<'static, str>>, what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { key: key.into(), what: what.into(), remedy: remedy.into() }
     }
 }
 
@@ -44,6 +46,7 @@ impl Config {
         self.check_names(&mut problems);
         self.check_sizes(&mut problems);
         self.check_times(&mut problems);
+        self.check_policies(&mut problems);
         problems
     }
 
@@ -59,7 +62,7 @@ impl Config {
                 } else {
                     format!("{address} overlaps {with} ({other})")
                 };
-                problems.push(Problem::new(key, what, "give each listener an address of its own"));
+                problems.push(Problem::new(*key, what, "give each listener an address of its own"));
             }
         }
     }
@@ -115,15 +118,12 @@ impl Config {
 
     fn check_sizes(&self, problems: &mut Vec<Problem>) {
         let limits = &self.limits;
-        let rows = [
-            ("max_message_bytes", limits.max_message_bytes, MESSAGE_BYTES_MIN, MESSAGE_BYTES_CEILING),
-            ("limits.history_size", limits.history_size, 0, HISTORY_SIZE_CEILING),
-            ("limits.history_bytes", limits.history_bytes, 0, HISTORY_BYTES_CEILING),
-        ];
-        for (key, value, min, max) in rows {
-            if !(min..=max).contains(&value) {
-                problems.push(out_of_range(key, value, min, max));
-            }
+        if !(MESSAGE_BYTES_MIN..=MESSAGE_BYTES_CEILING).contains(&limits.max_message_bytes) {
+            let (value, max) = (limits.max_message_bytes, MESSAGE_BYTES_CEILING);
+            problems.push(out_of_range("max_message_bytes", value, MESSAGE_BYTES_MIN, max));
+        }
+        if !(1..=ATTEMPTS_CEILING).contains(&limits.ack_attempts_max) {
+            problems.push(out_of_range("ack.attempts_max", limits.ack_attempts_max, 1, ATTEMPTS_CEILING));
         }
     }
 
@@ -137,11 +137,36 @@ impl Config {
             ("limits.presence_grace", limits.presence_grace, Duration::ZERO, TIME_CEILING),
             ("limits.outbox_stall", limits.outbox_stall, TIME_FLOOR, TIME_CEILING),
             ("limits.close_timeout", limits.close_timeout, TIME_FLOOR, TIME_CEILING),
+            ("session_ttl", limits.session_ttl, TIME_FLOOR, TIME_CEILING),
+            ("ack.timeout", limits.ack_timeout, TIME_FLOOR, TIME_CEILING),
+            ("ack.timeout_max", limits.ack_timeout_max, limits.ack_timeout, TIME_CEILING),
+            ("store.commit_interval", self.store.commit_interval, COMMIT_INTERVAL_FLOOR, TIME_CEILING),
         ];
         for (key, value, min, max) in rows {
             if !(min..=max).contains(&value) {
                 let [value, min, max] = [value, min, max].map(humantime::format_duration);
                 problems.push(out_of_range(key, value, min, max));
+            }
+        }
+    }
+
+    fn check_policies(&self, problems: &mut Vec<Problem>) {
+        let default = &self.policies.default;
+        check_policy(default, ["limits.history_size", "limits.history_bytes", "history_ttl"], problems);
+        let rules = &self.policies.rules;
+        for (index, (pattern, policy)) in rules.iter().enumerate() {
+            let key = |name: &str| format!("rooms[{index}].{name}");
+            check_policy(policy, ["history_size", "history_bytes", "history_ttl"].map(key), problems);
+            if pattern.as_str().is_empty() {
+                problems.push(Problem::new(key("pattern"), "this fits no room", "name a room, with * for any text"));
+            }
+            if let Some(earlier) = rules[..index].iter().position(|(earlier, _)| earlier.covers(pattern)) {
+                let what = format!("rooms[{earlier}] fits all of these, and the first that fits decides");
+                problems.push(Problem::new(key("pattern"), what, format!("put it before rooms[{earlier}]")));
+            }
+            for name in meaningless(policy) {
+                let what = "rooms of this mode know no such thing";
+                problems.push(Problem::new(key(name), what, "leave it out, or write history = \"durable\""));
             }
         }
     }
@@ -158,8 +183,41 @@ impl Config {
     }
 }
 
+/// Checks the limits of a policy; the keys are those of its size, bytes and ttl.
+fn check_policy<K: Into<Cow<'static, str>>>(policy: &RoomPolicy, keys: [K; 3], problems: &mut Vec<Problem>) {
+    let [size_key, bytes_key, ttl_key] = keys;
+    let (size_max, bytes_max) = match policy.history {
+        HistoryMode::Durable => (u64::MAX, u64::MAX),
+        HistoryMode::Memory => (MEMORY_SIZE_CEILING, MEMORY_BYTES_CEILING),
+        HistoryMode::Off => return,
+    };
+    for (key, value, max) in [(size_key.into(), policy.size, size_max), (bytes_key.into(), policy.bytes, bytes_max)] {
+        match value {
+            Some(0) => problems.push(Problem::new(key, "0 keeps nothing", "write history = \"off\" if that is meant")),
+            Some(value) if value > max => problems.push(out_of_range(key, value, 1, max)),
+            _ => {}
+        }
+    }
+    if let Some(ttl) = policy.ttl.filter(|ttl| !(TTL_FLOOR..=TTL_CEILING).contains(ttl)) {
+        let [value, min, max] = [ttl, TTL_FLOOR, TTL_CEILING].map(humantime::format_duration);
+        problems.push(out_of_range(ttl_key, value, min, max));
+    }
+}
+
+/// What a rule says that its mode has no use for.
+fn meaningless(policy: &RoomPolicy) -> Vec<&'static str> {
+    let (lasts, kept) = (policy.history == HistoryMode::Durable, policy.history != HistoryMode::Off);
+    let rows = [
+        ("history_size", !kept && policy.size != Some(0)),
+        ("history_bytes", !kept && policy.bytes != Some(0)),
+        ("history_ttl", !lasts && policy.ttl.is_some()),
+        ("commit", !lasts && policy.commit == Commit::Interval),
+    ];
+    rows.into_iter().filter(|(_, useless)| *useless).map(|(name, _)| name).collect()
+}
+
 fn out_of_range(
-    key: &'static str,
+    key: impl Into<Cow<'static, str>>,
     value: impl std::fmt::Display,
     min: impl std::fmt::Display,
     max: impl std::fmt::Display,
@@ -183,8 +241,15 @@ fn is_origin(text: &str) -> bool {
 
 /// A `connect` with a token must fit.
 const MESSAGE_BYTES_MIN: usize = 1024;
-const HISTORY_SIZE_CEILING: usize = 10_000_000;
-const HISTORY_BYTES_CEILING: usize = 16 * 1024 * 1024 * 1024;
+const MEMORY_SIZE_CEILING: u64 = 10_000_000;
+const MEMORY_BYTES_CEILING: u64 = 16 * 1024 * 1024 * 1024;
+/// Retention looks at the age of messages no more often than this.
+const TTL_FLOOR: Duration = Duration::from_secs(1);
+/// A hundred years.
+const TTL_CEILING: Duration = Duration::from_secs(36_525 * 24 * 60 * 60);
+const ATTEMPTS_CEILING: u32 = 1_000;
+/// More often would be a sync per message.
+const COMMIT_INTERVAL_FLOOR: Duration = Duration::from_millis(10);
 /// Shorter times would be shorter than the timing wheel and the network can keep.
 const TIME_FLOOR: Duration = Duration::from_millis(50);
 const TIME_CEILING: Duration = Duration::from_secs(3600);
@@ -192,9 +257,10 @@ const TIME_CEILING: Duration = Duration::from_secs(3600);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::Pattern;
 
-    fn keys(config: &Config) -> Vec<&'static str> {
-        config.validate().iter().map(|problem| problem.key).collect()
+    fn keys(config: &Config) -> Vec<Cow<'static, str>> {
+        config.validate().iter().map(|problem| problem.key.clone()).collect()
     }
 
     fn addresses(list: &[&str]) -> Vec<SocketAddr> {
@@ -276,6 +342,44 @@ mod tests {
             "limits.close_timeout",
         ];
         assert_eq!(keys(&config), expected);
+    }
+
+    #[test]
+    fn rules_that_cannot_work_are_named_by_their_place() {
+        let policy = RoomPolicy::new;
+        let memory = RoomPolicy { ttl: Some(TTL_FLOOR), commit: Commit::Interval, ..policy(HistoryMode::Memory) };
+        let empty = RoomPolicy { size: Some(0), bytes: Some(u64::MAX), ..policy(HistoryMode::Memory) };
+        let brief = RoomPolicy { ttl: Some(Duration::ZERO), ..policy(HistoryMode::Durable) };
+        let off = RoomPolicy { size: Some(5), ..policy(HistoryMode::Off) };
+        let rules = [("game-*", memory), ("a", empty), ("game-*-x", brief), ("", off)];
+        let mut config = Config::default();
+        config.policies.rules = rules.map(|(text, policy)| (Pattern::new(text), policy)).to_vec();
+        let expected = [
+            "rooms[0].history_ttl",
+            "rooms[0].commit",
+            "rooms[1].history_size",
+            "rooms[1].history_bytes",
+            "rooms[2].history_ttl",
+            "rooms[2].pattern",
+            "rooms[3].pattern",
+            "rooms[3].history_size",
+        ];
+        assert_eq!(keys(&config), expected);
+        config.policies.rules.clear();
+        config.policies.default = empty;
+        assert_eq!(keys(&config), ["limits.history_size", "limits.history_bytes"]);
+        // What the mode has no use for may come from another source, as that of the mode.
+        config.policies.default = memory;
+        assert_eq!(config.validate(), []);
+    }
+
+    #[test]
+    fn attempts_may_not_come_closer_together() {
+        let mut config = Config::default();
+        config.limits.ack_timeout_max = config.limits.ack_timeout - Duration::from_millis(1);
+        config.limits.ack_attempts_max = 0;
+        config.store.commit_interval = Duration::ZERO;
+        assert_eq!(keys(&config), ["ack.attempts_max", "ack.timeout_max", "store.commit_interval"]);
     }
 
     #[test]

@@ -156,6 +156,10 @@ impl Server {
                 shard,
                 shards,
                 limits: config.limits.clone(),
+                policies: Arc::new(crate::policy::RoomPolicies {
+                    rules: Vec::new(),
+                    default: crate::policy::RoomPolicy::new(crate::policy::HistoryMode::Memory),
+                }),
                 node: config.node.as_str().into(),
                 exchange_backlog_max: EXCHANGE_BACKLOG_MAX,
                 seed: entropy.next() as u64,

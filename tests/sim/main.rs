@@ -106,7 +106,7 @@ fn oracle_sees_what_the_server_must_not_do() {
                 break;
             }
         }
-        if done < 5 || 2 * caught < done {
+        if done < 5 || 3 * caught < done {
             weak.push(format!("{kind:?} was committed {done} times and caught {caught} times"));
         }
     }

@@ -7,6 +7,7 @@ use hubbub::chat::CoreConfig;
 use hubbub::chat::outbox::OutboxLimits;
 use hubbub::ids::{Namespace, RoomName, ShardId};
 use hubbub::limits::{Limits, SlowConsumerPolicy};
+use hubbub::policy::RoomPolicies;
 
 use crate::faults::FaultKind;
 use crate::rng::Rng;
@@ -121,6 +122,7 @@ impl Plan {
             shard,
             shards: self.shards,
             limits: self.limits.clone(),
+            policies: Arc::new(RoomPolicies::memory(self.limits.history_size, self.limits.history_bytes)),
             node: Arc::from("sim"),
             exchange_backlog_max: self.exchange_backlog_max,
             seed: self.seed ^ (u64::from(shard.0) << 48),

@@ -175,6 +175,9 @@ impl Witness {
                 env.fail(|| format!("{:?} was told again, or for nothing, of a close", self.author))
             }
             Event::Ping => return Reaction::Pong,
+            Event::Redelivered { .. } | Event::Receipt { .. } | Event::Kicked { .. } => {
+                env.fail(|| format!("{:?} was told {event:?}, for which it did not ask", self.author));
+            }
             Event::Relay(_) => env.fail(|| "a chat connection got a relayed frame".into()),
         }
         Reaction::None

@@ -11,12 +11,15 @@ mod wheel;
 
 use std::hint::black_box;
 
+use std::sync::Arc;
+
 use hubbub::chat::{ConnKind, CoreConfig, Handled, Input, Output, State};
 use hubbub::clock::Time;
 use hubbub::ids::{ConnId, Namespace, ShardId};
 use hubbub::limits::{EXCHANGE_BACKLOG_MAX, Limits};
 use hubbub::message::command::{Command, CommandBody, Connect, Publish};
 use hubbub::message::event::{Event, Reply};
+use hubbub::policy::RoomPolicies;
 
 use super::{Operation, fold};
 
@@ -43,6 +46,7 @@ fn shard(shard: u16, shards: u16) -> State {
         shard: ShardId(shard),
         shards,
         limits: Limits::default(),
+        policies: Arc::new(RoomPolicies::memory(1_000, 1 << 20)),
         node: "bench".into(),
         exchange_backlog_max: EXCHANGE_BACKLOG_MAX,
         seed: 1,

@@ -114,6 +114,7 @@ fn a_half_closed_connection_is_answered_and_then_closed() {
         let room = owned_by(owner, 2);
         let ann = world.client(0, "ann");
         world.join(ann, &room);
+        world.pump();
         world.command(ann, Some(2), message(&room, "with a tag"));
         world.say(ann, &room, "without");
         world.input(ann.shard, Input::Finished { conn: ann.conn, reason: CloseReason::Normal, reads_on: true });
