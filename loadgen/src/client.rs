@@ -791,6 +791,86 @@ mod tests {
         assert_eq!(talking.told()[1], Happening::Joined { took_ns: Some(0), head: Some(41), recovered: true });
     }
 
+    /// A client that was dropped after message 44, and has said that it is back.
+    fn back_with_its_session() -> Talking {
+        let mut talking = Talking::to("tcp://127.0.0.1:9001", "drop_share = 0.5\nresume = true");
+        talking.connected();
+        let welcome = WELCOME.replace("\"user\"", "\"session\":\"5e55\",\"user\"");
+        talking.take(format!("{welcome}\n{JOINED}\n").as_bytes(), 4_000, false);
+        // The first attempt fails before the server says anything.
+        talking.client = talking.client.again(Some(44), 7_000);
+        talking.client = talking.client.again(Some(44), 8_000);
+        talking.told();
+        talking.said();
+        talking.client.connected(&mut talking.dialect, 9_000, &mut talking.out);
+        let rooms = r#"{"r-1":{"epoch":"0","seq":44}}"#;
+        let resume = format!(r#""resume":{{"session":"5e55","rooms":{rooms}}}"#);
+        assert_eq!(talking.said(), format!("{{\"type\":\"connect\",\"name\":\"load-7\",{resume}}}\n"));
+        talking
+    }
+
+    #[test]
+    fn a_session_goes_on_with_an_ok_that_nobody_asked_for() {
+        let mut talking = back_with_its_session();
+        let welcome = WELCOME.replace("\"user\"", "\"resumed\":true,\"user\"");
+        let joined = JOINED.replace("\"id\":1,", "").replace("\"seq\":41", "\"seq\":94,\"recovered\":true");
+        talking.take(format!("{welcome}\n{joined}\n{}\n", stamped(STAMP, 45)).as_bytes(), 9_000, true);
+        let back = Happening::Joined { took_ns: Some(0), head: Some(94), recovered: true };
+        let message = Happening::Message { stamp: STAMP, room_seq: Some(45) };
+        assert_eq!(talking.told()[1..], [Happening::Resumed, back, message]);
+        assert_eq!(talking.said(), "", "it joins nothing itself");
+    }
+
+    #[test]
+    fn a_session_that_is_gone_is_joined_anew_from_where_it_left_off() {
+        let mut talking = back_with_its_session();
+        let welcome = WELCOME.replace("\"user\"", "\"resumed\":false,\"user\"");
+        talking.take(format!("{welcome}\n").as_bytes(), 9_000, true);
+        assert!(talking.said().contains(r#""since":{"epoch":"0","seq":44}"#));
+        let unasked = JOINED.replace("\"id\":1,", "");
+        talking.take(format!("{unasked}\n").as_bytes(), 9_100, true);
+        assert_eq!(talking.client.stage(), Stage::Joining, "it is not the answer");
+        talking.take(format!("{JOINED}\n").as_bytes(), 9_200, true);
+        assert_eq!(talking.client.stage(), Stage::Joined);
+    }
+
+    #[test]
+    fn a_publisher_asks_for_no_echo_and_hears_each_ok() {
+        let mut talking = Talking::to("tcp://127.0.0.1:9001", "payload_bytes = 60");
+        talking.connected();
+        talking.take(format!("{WELCOME}\n{JOINED}\n").as_bytes(), 4_000, false);
+        talking.said();
+        talking.told();
+        talking.client.publish(STAMP, 7, &mut talking.dialect, &mut talking.out);
+        talking.client.publish(STAMP, 8, &mut talking.dialect, &mut talking.out);
+        let said = talking.said();
+        let lines: Vec<serde_json::Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!((lines[0]["type"].as_str(), lines[0]["room"].as_str()), (Some("message"), Some("r-1")));
+        assert_eq!((lines[0]["echo"].as_bool(), lines[0]["id"].as_u64()), (Some(false), Some(7)));
+        assert_eq!((lines[0]["content"].as_str().unwrap().len(), lines[1]["id"].as_u64()), (60, Some(8)));
+        let ok = r#"{"type":"ok","id":7,"room":"r-1","seq":42,"timestamp":1,"durable":true}"#;
+        let spelt_otherwise = r#"{"type":"ok","room":"r-1","seq":43,"durable":false,"id":8}"#;
+        talking.take(format!("{ok}\n{spelt_otherwise}\n").as_bytes(), 5_000, true);
+        let acked = |id, seq, durable| Happening::Acked { id: Some(id), seq: Some(seq), durable };
+        assert_eq!(talking.told(), [acked(7, 42, true), acked(8, 43, false)]);
+    }
+
+    #[test]
+    fn a_publisher_to_redis_appends_to_a_stream_and_hears_each_answer() {
+        let mut talking = Talking::to("redis://127.0.0.1:6379", "payload_bytes = 52");
+        assert_eq!(talking.connected(), "", "there is no handshake");
+        assert_eq!(talking.client.stage(), Stage::Joined);
+        talking.client.publish(STAMP, 1, &mut talking.dialect, &mut talking.out);
+        let said = talking.said();
+        assert!(said.starts_with("*5\r\n$4\r\nXADD\r\n$3\r\nr-1\r\n$1\r\n*\r\n$1\r\nc\r\n$52\r\n~lg2"), "{said}");
+        talking.take(b"$15\r\n1700000000000-0\r\n-MISCONF full\r\n", 5_000, true);
+        let acked = Happening::Acked { id: None, seq: None, durable: false };
+        let error = Happening::Error { id: None, temporary: false, why: "MISCONF full".to_owned() };
+        assert_eq!(talking.told(), [acked, error]);
+        talking.take(b"HTTP/1.1 400\r\n", 6_000, false);
+        assert!(matches!(&talking.told()[..], [Happening::Ended(why)] if why.contains("Redis's protocol")));
+    }
+
     #[test]
     fn refusals_end_the_handshake_and_later_errors_do_not() {
         let refusal = r#"{"type":"error","id":1,"code":"room_full","message":"the room is full","temporary":true}"#;

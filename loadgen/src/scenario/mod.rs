@@ -273,6 +273,12 @@ mod tests {
             ("kind = 'echo'\nconnections = 0", "connections = 0"),
             ("kind = 'echo'\nroom_prefix = 'a b'", "room_prefix = a b: give 1 to 100 letters"),
             ("kind = 'echo'\nconnect_rate = 0", "connect_rate = 0"),
+            ("kind = 'publish'\nrate = 5", "kind = publish: leave rate"),
+            ("kind = 'publish'\nin_flight = 65", "in_flight = 65: give 1 to 64"),
+            ("kind = 'publish'\nroom_size = 2", "a publisher has a room of its own"),
+            ("kind = 'publish'\nmessages_each = 0", "messages_each = 0"),
+            ("kind = 'reconnect-storm'\nresume = true\nconnect_by = 'url'", "leave connect_by out"),
+            ("kind = 'echo'\ndrop_share = 0.5\ndrop_who = 'listeners'", "who can be dropped"),
             ("kind = 'echo'\n[thresholds]\ndeliver.p98_us = 1", "unknown field `p98_us`"),
         ];
         for (text, expected) in table {
