@@ -36,6 +36,8 @@ pub struct Ledger {
     /// Subscribers that are back after a drop and have not had all that they missed.
     catching_up: HashMap<u32, CatchingUp>,
     last_caught_up_ns: u64,
+    /// Messages that those had missed when they came back, by the rooms' numbers.
+    missed: u64,
 }
 
 /// How often each reason was met. Bounded: past [`REASONS_MAX`] they are counted together.
@@ -54,6 +56,8 @@ pub struct Closing {
     pub pings_min: u32,
     /// When the last of those that were dropped had caught up, in monotonic nanoseconds; 0 when none had to.
     pub last_caught_up_ns: u64,
+    /// Messages that those had missed when they came back, by the rooms' numbers.
+    pub missed: u64,
     /// How long connections took to stand.
     pub handshakes: Handshakes,
     /// Why connections failed before they had joined.
@@ -120,6 +124,7 @@ impl Ledger {
             expected: 0,
             catching_up: HashMap::default(),
             last_caught_up_ns: 0,
+            missed: 0,
         }
     }
 
@@ -262,6 +267,7 @@ impl Ledger {
             orders,
             pings_min: if pings_min == u32::MAX { 0 } else { pings_min },
             last_caught_up_ns: self.last_caught_up_ns,
+            missed: self.missed,
             handshakes: self.handshakes,
             refusals: self.refusals,
             closes: self.closes,
@@ -339,8 +345,10 @@ impl Ledger {
                 // Who is not recovered keeps its account: what it has missed shows as lost.
                 if let Some(head) = head.filter(|_| recovered) {
                     self.counts.bump(Count::Recovered);
+                    let seen = self.audit.room_seq_seen(subscriber).unwrap_or_default();
+                    self.missed += head.saturating_sub(seen);
                     self.catching_up.insert(subscriber, CatchingUp { dropped_ns: at_ns, head });
-                    self.catch_up(subscriber, self.audit.room_seq_seen(subscriber).unwrap_or_default(), now_ns);
+                    self.catch_up(subscriber, seen, now_ns);
                 }
                 return;
             }
@@ -531,7 +539,7 @@ mod tests {
         // It missed nothing this time, and has caught up at once.
         assert_eq!(ledger.dropped(0, 8_000_000), Some(13));
         ledger.enter(0, Happening::Joined { took_ns: None, head: Some(13), recovered: true }, 8_001_000);
-        assert_eq!(ledger.counts.get(Count::CaughtUp), 2);
+        assert_eq!((ledger.counts.get(Count::CaughtUp), ledger.missed), (2, 2));
         let closing = ledger.close();
         assert_eq!((closing.faults, closing.expected), (Faults::default(), 6));
         assert_eq!((closing.last_caught_up_ns, closing.orders[&3].len()), (8_001_000, 1), "order holds over a drop");

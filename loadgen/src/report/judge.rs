@@ -352,6 +352,7 @@ fn turnover(measured: &Measured) -> Option<Turnover> {
         dropped,
         resumed: count(Count::Resumed),
         recovered: count(Count::Recovered),
+        missed: measured.closings.iter().map(|closing| closing.missed).sum(),
         caught_up,
         all_caught_up_s: (dropped > 0 && caught_up == dropped).then(all),
     })

@@ -97,6 +97,9 @@ pub struct Turnover {
     #[serde(default)]
     pub resumed: u64,
     pub recovered: u64,
+    /// Messages that these had missed, all together.
+    #[serde(default)]
+    pub missed: u64,
     pub caught_up: u64,
     /// From the moment at which they were to begin to come back until the last one had caught up; absent unless all have.
     pub all_caught_up_s: Option<f64>,

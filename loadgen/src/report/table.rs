@@ -101,12 +101,13 @@ impl Outcome {
             let all = turnover.all_caught_up_s.map_or_else(String::new, |s| format!(", all within {s:.2} s"));
             writeln!(
                 out,
-                "left {}   back {}   failed attempts {}   dropped {}   resumed {}   caught up {}{all}",
+                "left {}   back {}   failed attempts {}   dropped {}   resumed {}   missed {}   caught up {}{all}",
                 thousands(turnover.left),
                 thousands(turnover.rejoined),
                 thousands(turnover.retried),
                 thousands(turnover.dropped),
                 thousands(turnover.resumed),
+                thousands(turnover.missed),
                 thousands(turnover.caught_up)
             )?;
         }

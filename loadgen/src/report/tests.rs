@@ -105,6 +105,7 @@ fn closing(faults: Faults) -> Closing {
         orders: BTreeMap::new(),
         pings_min: 0,
         last_caught_up_ns: 0,
+        missed: 0,
         handshakes: Handshakes::new(),
         refusals: Tally::new(),
         closes: Tally::new(),
@@ -227,6 +228,7 @@ fn a_result_is_what_the_schema_says() {
         dropped: 2,
         resumed: 2,
         recovered: 2,
+        missed: 100,
         caught_up: 2,
         all_caught_up_s: Some(0.5),
     });
