@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn what_was_refused_for_now_goes_again_and_counts_from_the_first_time() {
-        let mut publishers = publishers(1, Some(1));
+        let mut publishers = publishers(1, None);
         assert_eq!(publishers.next(1, 5), Some(1));
         assert!(publishers.refused(1, Some(1), Some(50)));
         assert!(!publishers.refused(1, Some(1), Some(50)), "nobody waits for it");
