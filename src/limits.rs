@@ -81,6 +81,14 @@ pub const KEY_WINDOW_MS: u64 = 5 * 60 * 1_000;
 pub const KEYS_PER_ROOM_MAX: usize = 1_000_000;
 /// Messages that may be sent to a consumer beyond what it has acknowledged.
 pub const ACK_WINDOW: usize = 256;
+/// Consumers of one room that are away and of whose attempts is known; of others they count from one again.
+pub const AWAY_PER_ROOM_MAX: usize = 1_024;
+/// Messages of one room for whose receipts more is awaited; past it the oldest get none.
+pub const RECEIPTS_PER_ROOM_MAX: usize = 256;
+/// Shortest time between two receipts for one message, in milliseconds.
+pub const RECEIPT_INTERVAL_MS: u64 = 1_000;
+/// Sessions without a connection that one shard keeps; past it the oldest end before their time.
+pub const PARKED_SESSIONS_MAX: usize = 65_536;
 /// Dead letters that are sent again to one user at a time.
 pub const REPLAYED_LETTERS_MAX: usize = ACK_WINDOW;
 

@@ -13,12 +13,19 @@ use hubbub::telemetry::render::Renderer;
 const LAYERS: [&[&str]; 4] = [
     &["ids", "limits", "clock", "message", "policy"],
     &["chat", "codec"],
-    &["config", "net", "telemetry", "web"],
+    &["config", "net", "store", "telemetry", "web"],
     &["admin", "doctor", "shard"],
 ];
 /// Sights within a layer.
-const ALSO: &[(&str, &str)] =
-    &[("message", "ids"), ("ids", "limits"), ("policy", "ids"), ("config", "telemetry"), ("shard", "admin")];
+const ALSO: &[(&str, &str)] = &[
+    ("message", "ids"),
+    ("ids", "limits"),
+    ("policy", "ids"),
+    ("config", "telemetry"),
+    ("store", "telemetry"),
+    ("store", "config"),
+    ("shard", "admin"),
+];
 /// Modules that see less than their layer: bytes only, or nothing at all.
 const ONLY: &[(&str, &[&str])] = &[("net", &["ids", "limits"]), ("web", &[]), ("limits", &[]), ("clock", &[])];
 /// What the pure modules never touch.

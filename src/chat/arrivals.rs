@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::chat::Output;
 use crate::chat::audience::{AudienceId, Part};
-use crate::chat::exchange::{Delivery, JoinTicket, JoinedReply, Refusal, Request, RoomRef, Seat};
+use crate::chat::exchange::{Count, Delivery, JoinTicket, JoinedReply, Refusal, Request, RoomRef, Seat};
 use crate::chat::session::{MemberState, Phase, Wait};
 use crate::chat::state::State;
 use crate::ids::{ConnId, Seq};
@@ -17,7 +17,9 @@ use crate::message::event::{Event, Message, Reply};
 impl State {
     pub(super) fn on_delivery(&mut self, delivery: Delivery) {
         match delivery {
-            Delivery::Message { audience, message, except } => self.fan_out_message(audience, message, except),
+            Delivery::Message { audience, message, except, count } => {
+                self.fan_out_message(audience, message, except, count);
+            }
             Delivery::Relay { audience, frame } => self.fan_out(audience, Event::Relay(frame), None),
             Delivery::Signal { audience, signal } => self.fan_out_to_joined(audience, &Event::Signal(signal)),
             Delivery::Deleted { audience, seq } => {
@@ -33,9 +35,16 @@ impl State {
             Delivery::JoinRefused { audience, conn, ticket, refusal } => {
                 self.on_join_refused(audience, conn, ticket, refusal);
             }
-            Delivery::Replay { audience, conn, gap, messages, live } => {
-                self.on_replay(audience, conn, gap, messages, live);
+            Delivery::Replay { audience, conn, gap, messages, live, attempt } => {
+                self.on_replay((audience, conn), gap, messages, live, attempt);
             }
+            Delivery::Kicked { audience, conn, reason } => self.on_kicked(audience, conn, reason),
+            Delivery::Receipt { conn, room, seq, delivered, members } => {
+                if self.sessions.get(conn).is_some_and(|session| session.phase == Phase::Open) {
+                    self.send(conn, Event::Receipt { room, seq, delivered, members });
+                }
+            }
+            Delivery::Resumed { conn, session } => self.on_resumed(conn, session),
             Delivery::Reply { conn, id, outcome } => self.on_reply(conn, id, outcome),
             Delivery::Rooms { gather, rooms } => self.on_rooms(gather, rooms),
             Delivery::Settled { conn } => self.answered(conn),
@@ -69,6 +78,7 @@ impl State {
         let owner = audience.owner;
         let room = audience.room.map_or_else(|| RoomRef::Name(audience.name.clone()), RoomRef::Id);
         self.give_seat(slot, number);
+        self.session_changed(conn);
         self.ask(conn, owner, false, Request::Leave { room, seat: Seat { number, conn }, grace });
     }
 
@@ -96,12 +106,55 @@ impl State {
     }
 
     #[inline]
-    pub(super) fn fan_out_message(&mut self, id: AudienceId, message: Arc<Message>, except: Option<ConnId>) {
+    pub(super) fn fan_out_message(
+        &mut self,
+        id: AudienceId,
+        message: Arc<Message>,
+        except: Option<ConnId>,
+        count: Count,
+    ) {
+        if count != Count::No {
+            self.count_members(id, &message, count);
+        }
         let filtered = id.part(Part::Filtered);
         if !self.audience(filtered).is_empty() {
             self.fan_out_filtered(filtered, &message, except);
         }
         self.fan_out(id, Event::Message(message), except);
+    }
+
+    /// Tells the owner how many members here get a message.
+    fn count_members(&mut self, id: AudienceId, message: &Message, count: Count) {
+        let Some(audience) = self.audiences.get(id.slot, id.generation) else {
+            return;
+        };
+        let wants = |conn: &&ConnId| {
+            let session = self.sessions.get(**conn);
+            let mut memberships = session.into_iter().flat_map(|session| &session.memberships);
+            memberships.any(|membership| membership.audience == id.slot && membership.wants(message.tag.as_deref()))
+        };
+        let listed = audience.list(Part::Live).iter().chain(audience.list(Part::Filtered).iter().filter(wants));
+        let others = listed.filter(|conn| count != Count::Others(**conn)).count() as u32;
+        if let (Some(room), owner) = (audience.room, audience.owner) {
+            let request = Request::Received { room, seq: message.seq, count: others };
+            if owner == self.here {
+                self.on_request(owner, request);
+            } else {
+                self.lanes.push_request(owner, request);
+            }
+        }
+    }
+
+    /// The owner has put a member out of the room.
+    fn on_kicked(&mut self, id: AudienceId, conn: ConnId, reason: &'static str) {
+        let Some(room) = self.audiences.get(id.slot, id.generation).map(|audience| audience.name.clone()) else {
+            return;
+        };
+        let membership = self.sessions.get_mut(conn).and_then(|session| session.membership_in(id.slot));
+        if let Some((index, _)) = membership {
+            self.send(conn, Event::Kicked { room, reason });
+            self.drop_membership(conn, index, false);
+        }
     }
 
     /// Members that filter get what has no tag together, and what has one each by itself.
@@ -146,6 +199,7 @@ impl State {
         {
             self.send(conn, Event::Ok { id: ticket.id, body: Reply::Joined(Box::new(joined)) });
         }
+        self.session_changed(conn);
         self.answered(conn);
     }
 
@@ -167,11 +221,11 @@ impl State {
 
     fn on_replay(
         &mut self,
-        id: AudienceId,
-        conn: ConnId,
+        (id, conn): (AudienceId, ConnId),
         gap: Option<(Seq, Seq)>,
         mut messages: Vec<Arc<Message>>,
         live: bool,
+        attempt: u32,
     ) {
         let Some(audience) = self.audiences.get(id.slot, id.generation) else {
             return;
@@ -191,7 +245,7 @@ impl State {
         let nothing = messages.is_empty();
         let seat = Seat { number: membership.seat, conn };
         if !nothing {
-            self.outputs.push_back(Output::ReplayChunk { conn, audience: id, messages });
+            self.outputs.push_back(Output::ReplayChunk { conn, audience: id, messages, attempt });
         }
         if live {
             self.set_member_state(conn, id, MemberState::Live);
@@ -254,12 +308,13 @@ impl State {
         let Some((_, membership)) = session.membership_in(id.slot) else {
             return;
         };
-        let (old, old_list, place) = (membership.state, membership.list(), membership.place);
+        let (old, old_list, place, ack) = (membership.state, membership.list(), membership.place, membership.ack);
         membership.state = state;
         let new_list = membership.list();
         session.joining -= u16::from(old == MemberState::Joining);
-        session.replaying -= u16::from(old_list == Some(Part::Replaying));
-        session.replaying += u16::from(new_list == Some(Part::Replaying));
+        // A consumer's replay has no end to wait for.
+        session.replaying -= u16::from(old_list == Some(Part::Replaying) && !ack);
+        session.replaying += u16::from(new_list == Some(Part::Replaying) && !ack);
         if old_list == new_list {
             return;
         }
@@ -288,7 +343,7 @@ impl State {
         let session = self.sessions.get_mut(conn)?;
         let membership = session.memberships.swap_remove(index);
         session.joining -= u16::from(membership.state == MemberState::Joining);
-        session.replaying -= u16::from(membership.list() == Some(Part::Replaying));
+        session.replaying -= u16::from(membership.list() == Some(Part::Replaying) && !membership.ack);
         if let Some(list) = membership.list() {
             self.unlist(membership.audience, list, membership.place);
             if membership.presence {

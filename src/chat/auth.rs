@@ -16,16 +16,17 @@ pub(super) fn identify(connect: &Connect<'_>, entropy: u128) -> Result<UserName,
             "this server runs in open mode and checks no tokens: connect with `name` and without `token`",
         ));
     }
-    let guest;
-    let name = match &connect.name {
-        Some(name) => name.as_ref(),
-        None => {
-            guest = format!("guest-{:08x}", xxh3_64(&entropy.to_le_bytes()) >> 32);
-            &guest
-        }
+    let Some(name) = &connect.name else {
+        return Ok(guest(entropy));
     };
     UserName::new(name)
         .map_err(|error| Refusal { code: ErrorCode::BadRequest, message: format!("`name` is no good: {error}").into() })
+}
+
+/// The name of a guest.
+pub(super) fn guest(entropy: u128) -> UserName {
+    let name = format!("guest-{:08x}", xxh3_64(&entropy.to_le_bytes()) >> 32);
+    UserName::new(&name).expect("hexadecimal digits are a name")
 }
 
 #[cfg(test)]

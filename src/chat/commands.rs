@@ -11,11 +11,12 @@ use bytes::Bytes;
 use crate::chat::Handled;
 use crate::chat::audience::{Audience, AudienceId, Part};
 use crate::chat::exchange::{Draft, JoinRequest, JoinTicket, Refusal, Request, RoomId, RoomRef, Seat};
+use crate::chat::log::CursorKind;
 use crate::chat::placement;
 use crate::chat::publish::Published;
 use crate::chat::session::{Kind, MemberState, Membership, Phase, Wait, hint};
 use crate::chat::state::State;
-use crate::ids::{ConnId, NameError, Namespace, RoomName, ShardId, UserName};
+use crate::ids::{ConnId, NameError, RoomName, ShardId, UserName};
 use crate::limits::{PAGE_MAX, ROOMS_PER_CONNECTION_MAX, UNANSWERED_MAX};
 use crate::message::close::ErrorCode;
 use crate::message::command::{
@@ -69,9 +70,13 @@ impl State {
             CommandBody::Delete { room, seq } => {
                 self.about_room(conn, id.is_some(), &room, |room, seat| Some(Request::Delete { room, seat, id, seq }))
             }
-            CommandBody::Direct { .. } | CommandBody::Ack { .. } | CommandBody::Read { .. } => {
-                Err(Refusal::new(ErrorCode::BadRequest, "rooms here have no durable log"))
-            }
+            CommandBody::Direct { to, content, key } => self.direct(conn, id, &to, content, key),
+            CommandBody::Ack { room, seq } => self.about_room(conn, id.is_some(), &room, |room, seat| {
+                Some(Request::Cursor { room, seat, id, kind: CursorKind::Ack, seq })
+            }),
+            CommandBody::Read { room, seq } => self.about_room(conn, id.is_some(), &room, |room, seat| {
+                Some(Request::Cursor { room, seat, id, kind: CursorKind::Read, seq })
+            }),
             CommandBody::History { room, from, limit } => self.history(conn, id, &room, from, limit),
             CommandBody::Presence { room, after, limit } => self.presence(conn, id, &room, after, limit),
             CommandBody::Rooms { after, limit } => self.list_rooms(conn, id, after, limit),
@@ -150,6 +155,7 @@ impl State {
             Phase::Open if session.kind != Kind::Relay => {}
             // The relay knows no commands.
             Phase::Open | Phase::Closing => return Some(Handled::Done),
+            Phase::Connecting if session.resuming.is_some() => return Some(self.block(conn, Wait::Answer)),
             Phase::Connecting => {
                 self.on_first_command(conn, id, body);
                 return Some(Handled::Done);
@@ -167,9 +173,6 @@ impl State {
     }
 
     fn publish(&mut self, conn: ConnId, id: Option<u64>, publish: Publish<'_>) -> Outcome {
-        if publish.receipt {
-            return Err(Refusal::new(ErrorCode::BadRequest, "this server gives no receipts: leave out `receipt`"));
-        }
         let seated = self.seated(conn, &publish.room)?;
         if let Some(wait) = seated.wait().or_else(|| self.full(seated.owner)) {
             return Ok(self.block(conn, wait));
@@ -180,6 +183,7 @@ impl State {
             key: label(publish.key),
             tag: label(publish.tag),
             echo: publish.echo,
+            receipt: publish.receipt,
         };
         if seated.owner == self.here
             && let Some(room) = seated.room
@@ -193,6 +197,29 @@ impl State {
         let room = self.room_ref(&seated);
         let request = Request::Publish { room, seat: seated.seat, id, draft };
         self.ask(conn, seated.owner, id.is_some(), request);
+        Ok(Handled::Done)
+    }
+
+    /// Says something in another user's inbox.
+    fn direct(
+        &mut self,
+        conn: ConnId,
+        id: Option<u64>,
+        to: &str,
+        content: Cow<'_, [u8]>,
+        key: Option<Cow<'_, str>>,
+    ) -> Outcome {
+        let to = UserName::new(to).map_err(|error| bad_name("to", error))?;
+        let room = RoomName::inbox(&to);
+        let owner = placement::owner(room.placement_hash(), self.config.shards);
+        if let Some(wait) = self.full(owner) {
+            return Ok(self.block(conn, wait));
+        }
+        if let Some(user) = self.sessions.get(conn).and_then(|session| session.user().cloned()) {
+            let key = key.map(|key| Arc::from(key.as_ref()));
+            let draft = Draft { content: owned(content), key, tag: None, echo: true, receipt: false };
+            self.ask(conn, owner, id.is_some(), Request::Direct { room, conn, user, id, draft });
+        }
         Ok(Handled::Done)
     }
 
@@ -240,11 +267,9 @@ impl State {
     }
 
     fn join(&mut self, conn: ConnId, join: &Join<'_>, cause: JoinCause) -> Outcome {
-        if join.ack {
-            return Err(Refusal::new(
-                ErrorCode::BadRequest,
-                "rooms here have no durable log, so delivery cannot be acknowledged: leave out `ack`",
-            ));
+        if join.ack && !join.tags.is_empty() {
+            let text = "who acknowledges gets everything: leave out `tags`, or `ack`";
+            return Err(Refusal::new(ErrorCode::BadRequest, text));
         }
         if let Ok(seated) = self.seated(conn, &join.room) {
             if seated.state == MemberState::Joining {
@@ -252,7 +277,14 @@ impl State {
             }
             return Err(Refusal::new(ErrorCode::BadRequest, "already joined: leave the room first"));
         }
-        let name = RoomName::new(Namespace::Chat, &join.room).map_err(|error| bad_name("room", error))?;
+        let name = RoomName::chat(&join.room).map_err(|error| bad_name("room", error))?;
+        let user = self.sessions.get(conn).and_then(|session| session.user());
+        if name.inbox_of().is_some_and(|owner| user.is_none_or(|user| user.as_str() != owner)) {
+            return Err(Refusal::new(
+                ErrorCode::Forbidden,
+                "only its own user reads an inbox: use `direct` to write to it",
+            ));
+        }
         let rooms = self.sessions.get(conn).map_or(0, |session| session.memberships.len());
         if rooms >= ROOMS_PER_CONNECTION_MAX && cause.switch_from.is_none() {
             return Err(Refusal {
@@ -269,7 +301,7 @@ impl State {
         {
             session.switching = true;
         }
-        let ticket = JoinTicket { id: cause.id, say_ok: cause.say_ok, switch_from: cause.switch_from };
+        let ticket = JoinTicket { id: cause.id, say_ok: cause.say_ok, switch_from: cause.switch_from, resumed: false };
         self.ask_to_join(conn, name, owner, join, ticket);
         Ok(Handled::Done)
     }
@@ -297,6 +329,7 @@ impl State {
             presence_place: 0,
             state: MemberState::Joining,
             presence: join.presence,
+            ack: join.ack,
             tags: (!tags.is_empty()).then_some(tags),
         });
         session.joining += 1;
@@ -309,6 +342,7 @@ impl State {
             since: join.since,
             history: join.history,
             presence: join.presence,
+            ack: join.ack,
             ticket,
         };
         self.ask(conn, owner, false, Request::Join(Box::new(request)));

@@ -217,9 +217,13 @@ impl Lanes {
 /// Whether a request counts against the bound of its queue.
 fn counts(request: &Request) -> bool {
     match request {
-        Request::Leave { .. } | Request::ReplayNext { .. } | Request::Settle { .. } => false,
+        Request::Leave { .. }
+        | Request::ReplayNext { .. }
+        | Request::Settle { .. }
+        | Request::Resume { .. }
+        | Request::Received { .. } => false,
         // A connection of the relay joins once in its life, and has nobody to tell that it should wait.
-        Request::Join(join) => join.user.is_some(),
+        Request::Join(join) => join.user.is_some() && !join.ticket.resumed,
         _ => true,
     }
 }

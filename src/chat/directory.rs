@@ -87,7 +87,8 @@ impl State {
             let people = self.rooms.get(id.slot, id.generation)?.people.as_ref()?;
             Some(RoomSummary { room: name.clone(), members: people.count() })
         };
-        chat.filter_map(summary).take(limit + 1).collect()
+        let listed = chat.filter(|(name, _)| name.inbox_of().is_none());
+        listed.filter_map(summary).take(limit + 1).collect()
     }
 
     /// One shard's part has come.

@@ -296,7 +296,7 @@ impl World {
                         self.note(member(conn), &event);
                     }
                 }
-                Output::ReplayChunk { conn, audience, messages } => {
+                Output::ReplayChunk { conn, audience, messages, .. } => {
                     for message in &messages {
                         self.note_line(member(conn), format!("replay {}", message_line(message)));
                     }

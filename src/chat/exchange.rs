@@ -13,7 +13,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::chat::audience::AudienceId;
-use crate::ids::{ConnId, RoomName, Seq, UserName};
+use crate::chat::log::{CursorKind, SessionRecord};
+use crate::ids::{ConnId, RoomName, Seq, SessionId, UserName};
 use crate::message::close::ErrorCode;
 use crate::message::command::{HistoryFrom, Position};
 use crate::message::event::{Joined, Message, Presence, Reply, RoomSummary, Signal};
@@ -91,6 +92,52 @@ pub enum Request {
         /// Which message.
         seq: Seq,
     },
+    /// Say something in a user's inbox, as no member of it. Answered like a message.
+    Direct {
+        /// The inbox.
+        room: RoomName,
+        /// The sender's connection.
+        conn: ConnId,
+        /// The sender.
+        user: UserName,
+        /// The command's tag.
+        id: Option<u64>,
+        /// What.
+        draft: Draft,
+    },
+    /// Move one of the user's cursors. Answered like a message.
+    Cursor {
+        /// Which room.
+        room: RoomRef,
+        /// Who.
+        seat: Seat,
+        /// The command's tag.
+        id: Option<u64>,
+        /// Which cursor.
+        kind: CursorKind,
+        /// Everything up to here.
+        seq: Seq,
+    },
+    /// Hand over a session that was opened on this shard. Always answered, by [`Delivery::Resumed`]; never counted
+    /// against a queue's bound, for a connection asks once in its life.
+    Resume {
+        /// Its secret.
+        session: SessionId,
+        /// Whose it must be, if the client has said so.
+        user: Option<UserName>,
+        /// Who asks.
+        conn: ConnId,
+    },
+    /// How many members of a shard were sent a message whose sender wants a receipt. At most one for each
+    /// [`Delivery::Message`]; never counted against a queue's bound, never answered.
+    Received {
+        /// Which room.
+        room: RoomId,
+        /// Which message.
+        seq: Seq,
+        /// Members.
+        count: u32,
+    },
     /// Read a page of the past. Always answered.
     History {
         /// Which room.
@@ -159,20 +206,28 @@ impl Request {
             | Self::Publish { room, .. }
             | Self::Signal { room, .. }
             | Self::Delete { room, .. }
+            | Self::Cursor { room, .. }
             | Self::History { room, .. }
             | Self::Presence { room, .. } => Some(room),
-            Self::Join(_) | Self::Relay { .. } | Self::ReplayNext { .. } | Self::Rooms { .. } | Self::Settle { .. } => {
-                None
-            }
+            Self::Join(_)
+            | Self::Direct { .. }
+            | Self::Relay { .. }
+            | Self::ReplayNext { .. }
+            | Self::Rooms { .. }
+            | Self::Resume { .. }
+            | Self::Received { .. }
+            | Self::Settle { .. } => None,
         }
     }
 
     /// Who hears of it if it is refused, and by which tag.
     pub(super) fn waiter(&self) -> Option<(ConnId, Option<u64>)> {
         match self {
-            Self::Publish { seat, id, .. } | Self::Signal { seat, id, .. } | Self::Delete { seat, id, .. } => {
-                Some((seat.conn, *id))
-            }
+            Self::Publish { seat, id, .. }
+            | Self::Signal { seat, id, .. }
+            | Self::Cursor { seat, id, .. }
+            | Self::Delete { seat, id, .. } => Some((seat.conn, *id)),
+            Self::Direct { conn, id, .. } => Some((*conn, *id)),
             Self::History { seat, id, .. } | Self::Presence { seat, id, .. } => Some((seat.conn, Some(*id))),
             _ => None,
         }
@@ -196,6 +251,8 @@ pub struct JoinRequest {
     pub history: u64,
     /// Whether it wants presence pushed.
     pub presence: bool,
+    /// Whether it acknowledges what it gets.
+    pub ack: bool,
     /// Handed back with the answer.
     pub ticket: JoinTicket,
 }
@@ -209,6 +266,9 @@ pub struct JoinTicket {
     pub say_ok: bool,
     /// The audience that is left when this join succeeds.
     pub switch_from: Option<AudienceId>,
+    /// Whether it belongs to a session that goes on. Such joins come all at once, and do not count against a queue's
+    /// bound.
+    pub resumed: bool,
 }
 
 /// A message before its room has given it a place.
@@ -222,6 +282,8 @@ pub struct Draft {
     pub tag: Option<Arc<str>>,
     /// Whether the sender's own connection gets it as well.
     pub echo: bool,
+    /// Whether the sender wants to know who got it.
+    pub receipt: bool,
 }
 
 /// Why a command was refused by a room's owner.
@@ -253,6 +315,8 @@ pub enum Delivery {
         message: Arc<Message>,
         /// Not to this one.
         except: Option<ConnId>,
+        /// Whether to tell the owner how many got it.
+        count: Count,
     },
     /// A signal for everyone of an audience.
     Signal {
@@ -308,6 +372,37 @@ pub enum Delivery {
         messages: Vec<Arc<Message>>,
         /// Whether this was the last: the member is live from here on.
         live: bool,
+        /// How often these messages have been sent to this member, this time included.
+        attempt: u32,
+    },
+    /// A member is out of the room without having asked for it.
+    Kicked {
+        /// Which audience.
+        audience: AudienceId,
+        /// Who.
+        conn: ConnId,
+        /// Why.
+        reason: &'static str,
+    },
+    /// How many have a message, for its sender.
+    Receipt {
+        /// The sender.
+        conn: ConnId,
+        /// Where.
+        room: RoomName,
+        /// Which message.
+        seq: Seq,
+        /// Members that have it.
+        delivered: u64,
+        /// Members that it was for.
+        members: u64,
+    },
+    /// Answers [`Request::Resume`].
+    Resumed {
+        /// Who asked.
+        conn: ConnId,
+        /// The session, if it is there.
+        session: Option<Box<SessionRecord>>,
     },
     /// The answer to a command.
     Reply {
@@ -330,6 +425,18 @@ pub enum Delivery {
         /// Who asked.
         conn: ConnId,
     },
+}
+
+/// Whether members that get a message are counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Count {
+    /// Nobody wants to know.
+    #[default]
+    No,
+    /// They are.
+    All,
+    /// They are, but for the sender.
+    Others(ConnId),
 }
 
 /// How a join succeeded.

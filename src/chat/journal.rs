@@ -93,7 +93,14 @@ impl Journal {
 
     /// Whether there is no room for more before some of it is on the disk.
     pub(super) fn is_full(&self) -> bool {
-        self.messages >= UNSYNCED_PER_SHARD_MAX || self.bytes >= UNSYNCED_BYTES_PER_SHARD_MAX
+        self.messages >= UNSYNCED_PER_SHARD_MAX
+            || self.bytes >= UNSYNCED_BYTES_PER_SHARD_MAX
+            || self.batch.writes.len() >= UNSYNCED_PER_SHARD_MAX
+    }
+
+    /// The ticket of the batch that is gathered.
+    pub(super) fn ticket(&self) -> u64 {
+        self.batch.ticket
     }
 
     /// Adds a change.

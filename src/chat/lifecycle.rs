@@ -6,13 +6,13 @@
 use std::time::Duration;
 
 use crate::chat::auth;
-use crate::chat::exchange::{JoinTicket, Refusal, Request, RoomId};
+use crate::chat::exchange::{JoinTicket, Refusal, Request, RoomId, Seat};
 use crate::chat::placement;
 use crate::chat::random::{Random, mix};
 use crate::chat::session::{Farewell, Identity, Kind, Phase, Session, Wait};
 use crate::chat::state::{Deferred, State};
 use crate::chat::{ConnKind, Output};
-use crate::ids::{ConnId, Namespace, RoomName, SessionId, ShardId};
+use crate::ids::{ConnId, Namespace, RoomName, ShardId, UserName};
 use crate::limits::{DEADLINES_PER_TICK_MAX, DRAIN_BATCH, ROOMS_PER_CONNECTION_MAX, UNANSWERED_MAX};
 use crate::message::close::{CloseReason, ErrorCode};
 use crate::message::command::{CommandBody, Connect, Join};
@@ -29,6 +29,12 @@ pub(super) enum Timer {
     Grace(RoomId),
     /// A room has been idle too long.
     Idle,
+    /// A consumer has not acknowledged something in time.
+    Redeliver(RoomId, ShardId, Seat),
+    /// Receipts of a room have changed.
+    Receipts(RoomId),
+    /// A session has been without a connection for too long.
+    Sessions,
     /// The next step of the drain.
     Drain,
 }
@@ -106,8 +112,9 @@ impl State {
         self.close_if_answered(conn);
     }
 
-    pub(super) fn on_closed(&mut self, conn: ConnId) {
+    pub(super) fn on_closed(&mut self, conn: ConnId, reason: CloseReason) {
         self.stop_waiting(conn);
+        self.park_session(conn, reason);
         self.release(conn);
         self.sessions.remove(conn);
     }
@@ -141,6 +148,9 @@ impl State {
                 Some(Timer::Presence(room)) => self.push_presence(room),
                 Some(Timer::Grace(room)) => self.end_grace(room),
                 Some(Timer::Idle) => self.end_idle(),
+                Some(Timer::Redeliver(room, from, seat)) => self.redeliver(room, from, seat),
+                Some(Timer::Receipts(room)) => self.receipts_due(room),
+                Some(Timer::Sessions) => self.end_sessions(),
                 Some(Timer::Drain) => self.drain_step(),
                 None => return,
             }
@@ -160,7 +170,7 @@ impl State {
             return self.close(conn, CloseReason::ProtocolError);
         };
         let owner = placement::owner(name.placement_hash(), self.config.shards);
-        let ticket = JoinTicket { id: None, say_ok: false, switch_from: None };
+        let ticket = JoinTicket { id: None, say_ok: false, switch_from: None, resumed: false };
         self.ask_to_join(conn, name, owner, &Join::default(), ticket);
     }
 
@@ -172,17 +182,33 @@ impl State {
             return;
         };
         let entropy = u128::from(high) << 64 | u128::from(low);
+        let named = connect.name.is_some() || connect.token.is_some();
         let user = match auth::identify(connect, entropy) {
             Ok(user) => user,
             Err(refusal) => return self.refuse(conn, id, refusal),
         };
+        if connect.resume.is_some() {
+            return self.ask_to_resume(conn, id, connect, named.then_some(user));
+        }
+        self.welcome(conn, id, user, None);
+    }
+
+    /// The connection is this user's from here on. `resumed`: whether the session it asked for goes on.
+    pub(super) fn welcome(&mut self, conn: ConnId, id: Option<u64>, user: UserName, resumed: Option<bool>) {
+        let Some(session) = self.sessions.get_mut(conn) else {
+            return;
+        };
+        let Identity::Pending([low, high]) = session.identity else {
+            return;
+        };
         session.identity = Identity::User(user.clone());
         session.phase = Phase::Open;
+        let secret = self.begin_session(conn, u128::from(high) << 64 | u128::from(low));
         let limits = &self.config.limits;
         let body = Welcome {
             connection: format!("s{}-{}-{}", self.here.0, conn.slot, conn.generation),
             user,
-            session: SessionId(entropy),
+            session: secret,
             heartbeat_ms: millis(limits.heartbeat_interval),
             limits: WelcomeLimits {
                 message_bytes: limits.max_message_bytes,
@@ -190,17 +216,18 @@ impl State {
                 unanswered: UNANSWERED_MAX,
             },
             node: self.config.node.clone(),
-            resumed: None,
+            resumed,
         };
         self.send(conn, Event::Welcome { id, body: Box::new(body) });
     }
 
-    fn close(&mut self, conn: ConnId, reason: CloseReason) {
+    pub(super) fn close(&mut self, conn: ConnId, reason: CloseReason) {
         let Some(session) = self.sessions.get_mut(conn).filter(|session| session.phase != Phase::Closing) else {
             return;
         };
         session.phase = Phase::Closing;
         self.stop_waiting(conn);
+        self.park_session(conn, reason);
         self.outputs.push_back(Output::Close { conn, reason });
         self.deferred.push_back(Deferred::Release(conn));
     }

@@ -119,6 +119,15 @@ pub struct DeadLetter {
     pub replay: bool,
 }
 
+/// What an operator wants done with dead letters of one room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LetterOrder {
+    /// Send these to their users again, now or when they come back.
+    Replay(Vec<DeadLetter>),
+    /// Forget these.
+    Purge(Vec<DeadLetter>),
+}
+
 /// Why a message was given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DeadReason {

@@ -9,11 +9,14 @@ mod arrivals;
 pub mod audience;
 mod auth;
 mod commands;
+mod consumer;
+mod cursors;
 mod delivery;
 mod directory;
 #[cfg(test)]
 mod driver;
 pub mod exchange;
+mod feeding;
 mod history;
 mod invariants;
 mod journal;
@@ -27,6 +30,8 @@ mod presence;
 mod publish;
 mod random;
 mod recall;
+mod receipts;
+mod resume;
 mod room;
 mod room_log;
 mod session;
@@ -39,7 +44,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::ids::{ConnId, ShardId};
+use crate::ids::{ConnId, RoomName, ShardId};
 use crate::limits::Limits;
 use crate::message::close::{CloseReason, ErrorCode};
 use crate::message::command::{Command, Connect};
@@ -136,6 +141,13 @@ pub enum Input<'a> {
     },
     /// The store says something; always taken, in the order it was said.
     Log(log::LogEvent),
+    /// An operator wants something done with dead letters of a room that this shard owns.
+    Letters {
+        /// Which room.
+        room: RoomName,
+        /// What.
+        order: log::LetterOrder,
+    },
     /// [`State::next_deadline_ms`] has come.
     Tick,
     /// The server stops: tell every connection, refuse new commands.
@@ -201,6 +213,8 @@ pub enum Output {
         audience: AudienceId,
         /// Oldest first.
         messages: Vec<Arc<crate::message::event::Message>>,
+        /// How often these messages have been sent to it, this time included.
+        attempt: u32,
     },
     /// Send a ping frame of the transport.
     Ping {

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::chat::exchange::{Delivery, JoinRequest, JoinedReply, Refusal, Request, RoomId, RoomRef, Seat};
+use crate::chat::exchange::{Delivery, Draft, JoinRequest, JoinedReply, Refusal, Request, RoomId, RoomRef, Seat};
 use crate::chat::journal::{Answer, Waiter};
 use crate::chat::lifecycle::Timer;
-use crate::chat::log::LogWrite;
+use crate::chat::log::{DeadLetter, LogWrite};
 use crate::chat::publish::{NOT_MEMBER, Published};
 use crate::chat::room::{Idle, Room};
 use crate::chat::state::{Deferred, State};
@@ -62,6 +62,13 @@ impl State {
                 let rooms = self.rooms_here(after.as_ref(), limit);
                 self.deliver(from, Delivery::Rooms { gather, rooms });
             }
+            Request::Direct { room, conn, user, id, draft } => self.direct_here(from, (room, conn, id), user, draft),
+            Request::Cursor { room, seat, id, kind, seq } => self.cursor_here(from, &room, (seat, id), kind, seq),
+            Request::Resume { session, user, conn } => {
+                let session = self.resume_here(session, user.as_ref());
+                self.deliver(from, Delivery::Resumed { conn, session });
+            }
+            Request::Received { room, seq, count } => self.on_received(room, seq, count),
             Request::Settle { conn } => self.deliver(from, Delivery::Settled { conn }),
         }
     }
@@ -140,7 +147,27 @@ impl State {
         if let Some(idle) = room.idle.take() {
             self.idle_rooms.remove(&idle.stamp);
         }
-        let start = room.enter(from, &join, self.now);
+        if join.ack && room.log.is_none() {
+            let text = "this room keeps no log, so delivery cannot be acknowledged: leave out `ack`";
+            let refusal = Refusal::new(ErrorCode::BadRequest, text);
+            self.refuse_request(from, Request::Join(join), refusal);
+            return self.settle_room(id);
+        }
+        if let Some(join) = self.ask_for_cursors(from, id, join) {
+            self.enter_here(from, id, &join, Vec::new());
+        }
+    }
+
+    /// Seats a member of whom everything is known.
+    pub(super) fn enter_here(&mut self, from: ShardId, id: RoomId, join: &JoinRequest, letters: Vec<DeadLetter>) {
+        let consumer = if join.ack { self.new_consumer(id, join, letters) } else { None };
+        if let Some(user) = &join.user {
+            self.count_reader(id, user, true);
+        }
+        let Some(room) = self.rooms.get_mut(id.slot, id.generation) else {
+            return;
+        };
+        let start = room.enter(from, join, consumer, self.now);
         let joined = match (&room.people, &join.user) {
             (Some(people), Some(user)) => Some(Joined {
                 room: room.name.clone(),
@@ -149,7 +176,7 @@ impl State {
                 members: people.count(),
                 role: people.role(user),
                 recovered: start.recovered,
-                unread: None,
+                unread: room.unread(user),
             }),
             _ => None,
         };
@@ -168,17 +195,50 @@ impl State {
         self.arm(id);
     }
 
+    /// Says something in a room that the sender is not in.
+    fn direct_here(
+        &mut self,
+        from: ShardId,
+        (name, conn, tag): (RoomName, ConnId, Option<u64>),
+        user: UserName,
+        draft: Draft,
+    ) {
+        let Some(id) = self.room_to_join(&name) else {
+            let text = "this server holds as many rooms as it can: try again later";
+            return self.reply(from, conn, tag, Err(Refusal::new(ErrorCode::Overloaded, text)));
+        };
+        let opening = self.rooms.get(id.slot, id.generation).is_some_and(Room::is_opening);
+        if opening && !self.unparking {
+            self.park_in(from, id, Request::Direct { room: name, conn, user, id: tag, draft });
+            return;
+        }
+        if let Published::Answered(outcome) = self.publish_here(id, (from, conn), tag, user, draft) {
+            self.reply(from, conn, tag, outcome);
+        }
+        self.settle_room(id);
+    }
+
     fn leave_here(&mut self, from: ShardId, room: &RoomRef, seat: Seat, grace: bool) {
         let Some(id) = self.resolve(room) else {
             return;
         };
         let grace_ms = self.config.limits.presence_grace.as_millis() as u64;
         let until = (grace && grace_ms > 0).then(|| self.now.ms() + grace_ms);
-        let left = self.rooms.get_mut(id.slot, id.generation).is_some_and(|room| room.leave(from, seat, until));
-        if left {
-            self.arm(id);
-            self.settle_room(id);
+        let left = self.rooms.get_mut(id.slot, id.generation).and_then(|room| room.leave(from, seat, until));
+        let Some(occupant) = left else {
+            if self.forget_entering(id, from, seat) {
+                self.settle_room(id);
+            }
+            return;
+        };
+        if let Some(consumer) = &occupant.consumer {
+            self.rest_consumer(id, from, seat, consumer);
         }
+        if let Some(user) = &occupant.user {
+            self.count_reader(id, user, false);
+        }
+        self.arm(id);
+        self.settle_room(id);
     }
 
     fn signal_here(&mut self, from: ShardId, room: &RoomRef, seat: Seat, content: Bytes) -> Result<Reply, Refusal> {
@@ -275,14 +335,19 @@ impl State {
     }
 
     /// The room, and the user on that seat of it.
-    fn member(&self, from: ShardId, room: &RoomRef, seat: Seat) -> Result<(RoomId, Option<UserName>), Refusal> {
+    pub(super) fn member(
+        &self,
+        from: ShardId,
+        room: &RoomRef,
+        seat: Seat,
+    ) -> Result<(RoomId, Option<UserName>), Refusal> {
         let id = self.resolve(room).ok_or(NOT_MEMBER)?;
         let room = self.rooms.get(id.slot, id.generation).ok_or(NOT_MEMBER)?;
         let occupant = room.occupant(from, seat).ok_or(NOT_MEMBER)?;
         Ok((id, occupant.user.clone()))
     }
 
-    fn resolve(&self, room: &RoomRef) -> Option<RoomId> {
+    pub(super) fn resolve(&self, room: &RoomRef) -> Option<RoomId> {
         match room {
             RoomRef::Id(id) => Some(*id),
             RoomRef::Name(name) => self.room_by_name.get(name).copied(),
@@ -422,6 +487,7 @@ impl State {
             self.forget_room(id);
             return;
         }
+        room.receipts = None;
         let stamp = self.idle_stamp;
         self.idle_stamp += 1;
         room.idle = Some(Idle { stamp, since_ms: self.now.ms() });
@@ -495,7 +561,14 @@ impl State {
 
 /// Whether a delivery adds or removes members of an audience.
 fn changes_audience(delivery: &Delivery) -> bool {
-    matches!(delivery, Delivery::Joined(_) | Delivery::JoinRefused { .. } | Delivery::Replay { .. })
+    matches!(
+        delivery,
+        Delivery::Joined(_)
+            | Delivery::JoinRefused { .. }
+            | Delivery::Replay { .. }
+            | Delivery::Kicked { .. }
+            | Delivery::Resumed { .. }
+    )
 }
 
 /// How long a push of presence waits for room in the queues.

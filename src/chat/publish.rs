@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::chat::exchange::{Delivery, Draft, Refusal, RoomId};
+use crate::chat::exchange::{Count, Delivery, Draft, Refusal, RoomId};
 use crate::chat::journal::{Answer, Waiter};
 use crate::chat::log::{LogBatch, LogHealth, LogRead, LogWrite};
 use crate::chat::room::Room;
@@ -60,7 +60,8 @@ impl State {
         {
             return Published::Answered(Err(refusal));
         }
-        let echo = draft.echo;
+        let (echo, receipt) = (draft.echo, draft.receipt);
+        let consumed = !room.consumers.is_empty();
         let weight = room.history.weight();
         let message = room.publish(user, draft, self.now);
         self.history_weight = self.history_weight - weight + room.history.weight();
@@ -75,7 +76,13 @@ impl State {
             let waiter = if waits { waiter(sent(false)) } else { None };
             self.journal.store(id, room, Arc::clone(&message), waiter);
         }
-        self.tell_of_message(id, sender, echo, &message);
+        if receipt {
+            self.open_receipt(id, message.seq, sender);
+        }
+        self.tell_of_message(id, sender, (echo, receipt), &message);
+        if consumed {
+            self.feed_all(id);
+        }
         if self.history_weight > self.history_weight_max {
             self.shed_history(id);
         }
@@ -90,7 +97,13 @@ impl State {
     }
 
     #[inline]
-    fn tell_of_message(&mut self, id: RoomId, sender: (ShardId, ConnId), echo: bool, message: &Arc<Message>) {
+    fn tell_of_message(
+        &mut self,
+        id: RoomId,
+        sender: (ShardId, ConnId),
+        (echo, receipt): (bool, bool),
+        message: &Arc<Message>,
+    ) {
         let Some(room) = self.rooms.get(id.slot, id.generation) else {
             return;
         };
@@ -98,20 +111,25 @@ impl State {
         for listener in &room.listeners {
             let audience = listener.audience;
             let except = (!echo && listener.shard == sender.0).then_some(sender.1);
+            let count = match receipt {
+                false => Count::No,
+                true if listener.shard == sender.0 => Count::Others(sender.1),
+                true => Count::All,
+            };
             if listener.shard == self.here {
-                local = Some((audience, except));
+                local = Some((audience, except, count));
             } else {
                 let message = Arc::clone(message);
-                self.lanes.push_delivery(listener.shard, Delivery::Message { audience, message, except });
+                self.lanes.push_delivery(listener.shard, Delivery::Message { audience, message, except, count });
             }
         }
-        if let Some((audience, except)) = local {
+        if let Some((audience, except, count)) = local {
             let message = Arc::clone(message);
             if self.deferred.is_empty() {
-                self.fan_out_message(audience, message, except);
+                self.fan_out_message(audience, message, except, count);
             } else {
                 // Who joined in this same input comes first.
-                self.deferred.push_back(Deferred::Delivery(Delivery::Message { audience, message, except }));
+                self.deferred.push_back(Deferred::Delivery(Delivery::Message { audience, message, except, count }));
             }
         }
     }
@@ -185,6 +203,7 @@ impl State {
     /// What is to be stored next; the shell hands it to the store in this order, at the end of its turn.
     #[must_use]
     pub fn take_log_batch(&mut self) -> Option<LogBatch> {
+        self.store_sessions();
         self.journal.take_batch()
     }
 
@@ -197,7 +216,7 @@ impl State {
     /// Whether [`State::take_log_batch`] has something.
     #[must_use]
     pub fn has_log_batch(&self) -> bool {
-        self.journal.has_batch()
+        self.journal.has_batch() || self.has_changed_sessions()
     }
 
     /// Whether [`State::take_log_read`] has something.

@@ -6,7 +6,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::chat::exchange::{Delivery, Refusal, RoomId, Seat};
+use crate::chat::consumer::Sent;
+use crate::chat::exchange::{Delivery, JoinRequest, Refusal, RoomId, Seat};
+use crate::chat::feeding::Fetch;
 use crate::chat::log::{LogAnswer, LogEvent, LogFailure, LogRead};
 use crate::chat::publish::NOT_MEMBER;
 use crate::chat::room::Room;
@@ -26,6 +28,12 @@ pub(super) enum Asked {
     Replay { room: RoomId, from: ShardId, seat: Seat, after: Seq },
     /// A page of the past, forwards, or backwards from `rest`.
     History { room: RoomId, from: ShardId, conn: ConnId, id: u64, rest: Option<Vec<Arc<Message>>> },
+    /// Messages for a consumer.
+    Feed { room: RoomId, from: ShardId, seat: Seat, fetch: Fetch },
+    /// A message that a consumer never acknowledged.
+    GiveUp { room: RoomId, from: ShardId, seat: Seat, sent: Sent },
+    /// A member enters once its cursors are known.
+    Enter { room: RoomId, from: ShardId, join: Box<JoinRequest> },
     /// A message that only the store has is to be deleted.
     Delete { room: RoomId, from: ShardId, seat: Seat, id: Option<u64>, seq: Seq },
 }
@@ -37,7 +45,7 @@ impl State {
             LogEvent::Read { token, outcome } => self.on_log_answer(token, outcome),
             LogEvent::Trimmed { room, epoch, upto } => self.on_trimmed(&room, epoch, upto),
             LogEvent::Health(health) => self.on_store_health(health),
-            LogEvent::Sessions(_) => {}
+            LogEvent::Sessions(records) => self.on_stored_sessions(records),
         }
     }
 
@@ -69,6 +77,10 @@ impl State {
         let Some(room) = self.rooms.get_mut(id.slot, id.generation) else {
             return;
         };
+        if let Some((consumer, _)) = room.consumer_mut(from, seat) {
+            consumer.ready = true;
+            return self.feed(id, from, seat);
+        }
         match room.replay(from, seat) {
             Some(crate::chat::room::Replay::Chunk(chunk)) => self.deliver_chunk(from, id, seat, chunk),
             Some(crate::chat::room::Replay::Stored(after)) => {
@@ -163,6 +175,13 @@ impl State {
                 };
                 self.answer_waiter(from, conn, id, outcome);
             }
+            Some(Asked::Feed { room, from, seat, fetch }) => {
+                self.on_fetched(room, (from, seat), fetch, page_in(outcome).map(|(messages, _)| messages));
+            }
+            Some(Asked::GiveUp { room, from, seat, sent }) => {
+                self.on_fetched_to_give_up(room, (from, seat), sent, page_in(outcome).map(|(messages, _)| messages));
+            }
+            Some(Asked::Enter { room, from, join }) => self.on_cursors(token, room, from, join, outcome),
             Some(Asked::Delete { room, from, seat, id, seq }) => {
                 let page = page_in(outcome).map(|(messages, _)| messages);
                 let found = page.map(|messages| messages.into_iter().find(|message| message.seq == seq));
@@ -232,7 +251,7 @@ impl State {
         let audience = self.rooms.get(id.slot, id.generation).and_then(|room| room.audience(from));
         if let Some(audience) = audience {
             let (gap, messages, live) = (chunk.gap, chunk.messages, chunk.live);
-            self.deliver(from, Delivery::Replay { audience, conn: seat.conn, gap, messages, live });
+            self.deliver(from, Delivery::Replay { audience, conn: seat.conn, gap, messages, live, attempt: 1 });
         }
     }
 
@@ -278,5 +297,5 @@ fn page_in(outcome: Result<LogAnswer, LogFailure>) -> Option<(Vec<Arc<Message>>,
     }
 }
 
-const UNREADABLE: Refusal =
+pub(super) const UNREADABLE: Refusal =
     Refusal::new(ErrorCode::Overloaded, "the server cannot read this from its disk now: ask again later");

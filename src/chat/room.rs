@@ -9,11 +9,13 @@
 use std::sync::Arc;
 
 use crate::chat::audience::AudienceId;
+use crate::chat::consumer::Consumer;
 use crate::chat::exchange::{Draft, JoinRequest, Seat};
 use crate::chat::history::{Bounds, History};
 use crate::chat::keys::{Keys, Used};
 use crate::chat::log::{Jump, LogState};
 use crate::chat::presence::People;
+use crate::chat::receipts::Receipts;
 use crate::chat::room_log::RoomLog;
 use crate::clock::Time;
 use crate::ids::{ConnId, Epoch, Namespace, RoomName, Seq, ShardId, UserName};
@@ -38,6 +40,10 @@ pub(super) struct Room {
     keys: Option<Box<Keys>>,
     /// Shards with members, in order.
     pub(super) listeners: Vec<Listener>,
+    /// Members that are fed and acknowledge.
+    pub(super) consumers: Vec<(ShardId, Seat)>,
+    /// Absent while no sender waits for any.
+    pub(super) receipts: Option<Box<Receipts>>,
     /// Absent in the relay.
     pub(super) people: Option<Box<People>>,
     /// Since when nobody is here, while only history keeps the room.
@@ -65,6 +71,10 @@ pub(super) struct Occupant {
     /// What its replay has sent last; none when it is live.
     cursor: Option<Seq>,
     presence: bool,
+    /// Absent unless it acknowledges what it gets: then its replay never ends.
+    pub(super) consumer: Option<Box<Consumer>>,
+    /// It is, or was before another of its user took over, a consumer.
+    ack: bool,
 }
 
 /// When a room became idle.
@@ -115,6 +125,8 @@ impl Room {
             log: durable.then(|| Box::new(RoomLog::new(policy.commit))),
             keys: None,
             listeners: Vec::new(),
+            consumers: Vec::new(),
+            receipts: None,
             people: is_chat.then(Box::default),
             idle: None,
         }
@@ -195,14 +207,26 @@ impl Room {
         self.log.as_ref().map_or(Seq(u64::MAX), |log| log.synced)
     }
 
+    /// Messages after the user's read cursor, if it has one.
+    pub(super) fn unread(&self, user: &UserName) -> Option<u64> {
+        let log = self.log.as_ref()?;
+        let read = log.readers.get(user)?.read?;
+        Some(log.count_after(read, self.history.last()))
+    }
+
     /// The position up to which everything is gone for good.
     pub(super) fn trimmed(&self) -> Seq {
         self.log.as_ref().map_or(self.history.before(), |log| log.trimmed)
     }
 
     /// Seats a member that is not here yet, and decides what is replayed to it.
-    pub(super) fn enter(&mut self, from: ShardId, join: &JoinRequest, now: Time) -> Start {
-        let (start, cursor) = self.start_of(join);
+    pub(super) fn enter(&mut self, from: ShardId, join: &JoinRequest, consumer: Option<Consumer>, now: Time) -> Start {
+        let (mut start, mut cursor) = self.start_of(join);
+        if let Some(consumer) = &consumer {
+            start.live = false;
+            cursor = Some(consumer.reached().unwrap_or(consumer.acked));
+            self.consumers.push((from, join.seat));
+        }
         if let (Some(people), Some(user)) = (&mut self.people, &join.user) {
             people.enter(user, now.unix_ms);
             if join.presence {
@@ -219,20 +243,22 @@ impl Room {
             }
         };
         debug_assert_eq!(self.listeners[index].audience, join.audience, "a shard has one audience per room");
-        let occupant = Occupant { conn: join.seat.conn, user: join.user.clone(), cursor, presence: join.presence };
+        let occupant = Occupant {
+            conn: join.seat.conn,
+            user: join.user.clone(),
+            cursor,
+            presence: join.presence,
+            consumer: consumer.map(Box::new),
+            ack: join.ack,
+        };
         self.listeners[index].seat(join.seat.number, occupant);
         start
     }
 
-    /// Takes a member away; its user stays present until `grace_until_ms`, if that is given. False when it was not
-    /// here.
-    pub(super) fn leave(&mut self, from: ShardId, seat: Seat, grace_until_ms: Option<u64>) -> bool {
-        let Ok(index) = self.find_listener(from) else {
-            return false;
-        };
-        let Some(occupant) = self.listeners[index].unseat(seat) else {
-            return false;
-        };
+    /// Takes a member away; its user stays present until `grace_until_ms`, if that is given.
+    pub(super) fn leave(&mut self, from: ShardId, seat: Seat, grace_until_ms: Option<u64>) -> Option<Occupant> {
+        let index = self.find_listener(from).ok()?;
+        let occupant = self.listeners[index].unseat(seat)?;
         if self.listeners[index].members == 0 {
             self.listeners.remove(index);
             if self.listeners.is_empty() {
@@ -245,7 +271,36 @@ impl Room {
             }
             people.exit(user, grace_until_ms);
         }
-        true
+        Some(occupant)
+    }
+
+    /// A consumer, and up to where it was sent messages.
+    pub(super) fn consumer_mut(&mut self, from: ShardId, seat: Seat) -> Option<(&mut Consumer, Seq)> {
+        let (occupant, cursor) = self.cursor_mut(from, seat)?;
+        Some((occupant.consumer.as_deref_mut()?, cursor))
+    }
+
+    /// Makes a member no consumer any more.
+    pub(super) fn take_consumer(&mut self, from: ShardId, seat: Seat) -> Option<Box<Consumer>> {
+        self.cursor_mut(from, seat)?.0.consumer.take()
+    }
+
+    /// A consumer has been sent everything up to a position.
+    pub(super) fn skip_to(&mut self, from: ShardId, seat: Seat, seq: Seq) {
+        if let Some((occupant, cursor)) = self.cursor_mut(from, seat) {
+            occupant.cursor = Some(cursor.max(seq));
+        }
+    }
+
+    /// The users of all consumers but the one of this connection.
+    pub(super) fn consuming_users(&self, except: (ShardId, ConnId)) -> Vec<UserName> {
+        let others = self.consumers.iter().filter(|(shard, seat)| (*shard, seat.conn) != except);
+        others.filter_map(|(shard, seat)| self.occupant(*shard, *seat)?.user.clone()).collect()
+    }
+
+    /// The position after which a member that has never been here begins.
+    pub(super) fn start_after(&self, join: &JoinRequest) -> Seq {
+        self.start_of(join).1.unwrap_or(self.history.last())
     }
 
     /// The member on a seat, if it is still the same connection.
@@ -262,7 +317,10 @@ impl Room {
     /// The next part of a member's replay. When it meets the head the member is live from this moment on. Nothing when
     /// the member has left or is live already.
     pub(super) fn replay(&mut self, from: ShardId, seat: Seat) -> Option<Replay> {
-        let cursor = self.cursor_mut(from, seat)?.1;
+        let (occupant, cursor) = self.cursor_mut(from, seat)?;
+        if occupant.ack {
+            return None;
+        }
         let before = self.history.before();
         if cursor >= before {
             return self.chunk(from, seat, None);
@@ -384,7 +442,9 @@ impl Room {
             assert_eq!((listener.members, listener.presence), (seated as u32, presence as u32));
         }
         let last = self.history.last();
-        assert!(occupants().all(|o| o.cursor.is_none_or(|c| c < last)), "what has met the head is live");
+        assert!(occupants().all(|o| o.ack || o.cursor.is_none_or(|c| c < last)), "what has met the head is live");
+        assert_eq!(occupants().filter(|o| o.consumer.is_some()).count(), self.consumers.len(), "consumers are listed");
+        occupants().filter_map(|o| o.consumer.as_ref()).for_each(|consumer| consumer.check());
         if let Some(people) = &self.people {
             people.check(occupants().count() as u32, occupants().filter(|o| o.presence).count() as u32);
         }
@@ -479,13 +539,14 @@ mod tests {
             since,
             history,
             presence: false,
-            ticket: JoinTicket { id: None, say_ok: false, switch_from: None },
+            ack: false,
+            ticket: JoinTicket { id: None, say_ok: false, switch_from: None, resumed: false },
         }
     }
 
     fn publish(room: &mut Room, messages: u64) {
         for _ in 0..messages {
-            let draft = Draft { content: "1".into(), key: None, tag: None, echo: true };
+            let draft = Draft { content: "1".into(), key: None, tag: None, echo: true, receipt: false };
             let now = Time { us: 0, unix_ms: 1_000 - room.head.0.min(900) };
             room.publish(UserName::new("ann").unwrap(), draft, now);
         }
@@ -529,7 +590,7 @@ mod tests {
     fn a_replay_meets_the_head_and_says_what_retention_took() {
         let mut room = room(100);
         publish(&mut room, 100);
-        assert!(!room.enter(HERE, &join(0, None, 100), Time::default()).live);
+        assert!(!room.enter(HERE, &join(0, None, 100), None, Time::default()).live);
         let chunk = next_of(&mut room, seat(0)).unwrap();
         assert_eq!((chunk.messages.len(), chunk.gap, chunk.live), (64, None, false));
         publish(&mut room, 90);
@@ -545,7 +606,7 @@ mod tests {
     fn a_replay_that_lacks_one_message_is_not_at_its_end() {
         let mut room = room(100);
         publish(&mut room, REPLAY_CHUNK_MESSAGES as u64 + 1);
-        room.enter(HERE, &join(0, None, 100), Time::default());
+        room.enter(HERE, &join(0, None, 100), None, Time::default());
         let ends = [(); 2].map(|()| next_of(&mut room, seat(0)).map(|chunk| (chunk.messages.len(), chunk.live)));
         assert_eq!(ends, [Some((REPLAY_CHUNK_MESSAGES, false)), Some((1, true))]);
     }
@@ -554,7 +615,7 @@ mod tests {
     fn a_replay_of_which_nothing_is_left_is_one_gap() {
         let mut room = room(100);
         publish(&mut room, 100);
-        room.enter(HERE, &join(0, None, 100), Time::default());
+        room.enter(HERE, &join(0, None, 100), None, Time::default());
         room.replay(HERE, seat(0)).unwrap();
         publish(&mut room, 1);
         while !room.history.is_empty() {
@@ -568,14 +629,14 @@ mod tests {
     fn seats_belong_to_one_connection_of_one_shard() {
         let mut room = room(100);
         for (shard, number) in [(THERE, 2), (HERE, 0), (HERE, 1)] {
-            room.enter(shard, &join(number, None, 0), Time::default());
+            room.enter(shard, &join(number, None, 0), None, Time::default());
         }
         room.check();
         assert!(room.occupant(THERE, seat(2)).is_some());
         assert!(room.occupant(HERE, seat(2)).is_none());
         let other = Seat { number: 2, conn: ConnId { slot: 102, generation: 2 } };
-        assert!(room.occupant(THERE, other).is_none() && !room.leave(THERE, other, None));
-        assert!(room.leave(THERE, seat(2), None) && !room.leave(THERE, seat(2), None));
+        assert!(room.occupant(THERE, other).is_none() && room.leave(THERE, other, None).is_none());
+        assert!(room.leave(THERE, seat(2), None).is_some() && room.leave(THERE, seat(2), None).is_none());
         assert_eq!(room.listeners.len(), 1);
         room.check();
     }
@@ -583,7 +644,7 @@ mod tests {
     #[test]
     fn a_room_is_deserted_when_the_last_grace_has_ended() {
         let mut room = room(100);
-        room.enter(HERE, &join(0, None, 0), Time::default());
+        room.enter(HERE, &join(0, None, 0), None, Time::default());
         room.leave(HERE, seat(0), Some(50));
         assert!(!room.is_deserted());
         room.people.as_mut().unwrap().expire(50);

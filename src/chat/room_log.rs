@@ -6,10 +6,11 @@
 
 use std::collections::VecDeque;
 
+use crate::chat::cursors::Reader;
 use crate::chat::exchange::{Request, Seat};
 use crate::chat::journal::Place;
 use crate::chat::log::Jump;
-use crate::ids::{Seq, ShardId};
+use crate::ids::{Seq, ShardId, UserName};
 use crate::limits::UNSYNCED_PER_ROOM_MAX;
 use crate::policy::Commit;
 
@@ -34,6 +35,10 @@ pub(super) struct RoomLog {
     pub(super) place: Place,
     /// Members whose cursors are being read before they enter, with the token of the question.
     pub(super) entering: Vec<(ShardId, Seat, u64)>,
+    /// Cursors of users that are here, or whose cursors are not stored yet.
+    pub(super) readers: ahash::HashMap<UserName, Reader>,
+    /// What consumers that are away were sent and did not acknowledge, and how often.
+    pub(super) away: ahash::HashMap<UserName, Vec<(Seq, u32)>>,
 }
 
 impl RoomLog {
@@ -50,6 +55,8 @@ impl RoomLog {
             unsynced: 0,
             place: Place::default(),
             entering: Vec::new(),
+            readers: ahash::HashMap::default(),
+            away: ahash::HashMap::default(),
         }
     }
 

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::chat::audience::Part;
-use crate::ids::{ConnId, ShardId, UserName};
+use crate::chat::resume::Resuming;
+use crate::ids::{ConnId, SessionId, ShardId, UserName};
 use crate::message::close::CloseReason;
 
 /// All connections of a shard.
@@ -50,6 +51,14 @@ pub(super) struct Session {
     pub(super) unsettled: bool,
     /// Close it once everything is answered.
     pub(super) farewell: Option<Farewell>,
+    /// Its session's secret, from welcome to the end.
+    pub(super) id: Option<SessionId>,
+    /// The store has its session.
+    pub(super) stored: bool,
+    /// The session is to be stored as it is now.
+    pub(super) changed: bool,
+    /// Its `connect` waits for the session it asked for.
+    pub(super) resuming: Option<Box<Resuming>>,
 }
 
 /// How a connection ends that is still owed something.
@@ -130,6 +139,8 @@ pub(super) struct Membership {
     pub(super) presence_place: u32,
     pub(super) state: MemberState,
     pub(super) presence: bool,
+    /// It acknowledges what it gets, and is fed from the log.
+    pub(super) ack: bool,
     /// Only messages with one of these tags, or with none, are for it.
     pub(super) tags: Option<Box<[Arc<str>]>>,
 }
@@ -230,6 +241,10 @@ impl Session {
             gathering: false,
             unsettled: false,
             farewell: None,
+            id: None,
+            stored: false,
+            changed: false,
+            resuming: None,
         }
     }
 
@@ -300,7 +315,7 @@ mod tests {
     #[test]
     fn a_connection_costs_little() {
         // 50,000 of these are held; what they cost is a promise (1.5 KiB per connection, all told).
-        assert!(size_of::<Option<Session>>() <= 160, "{}", size_of::<Option<Session>>());
+        assert!(size_of::<Option<Session>>() <= 208, "{}", size_of::<Option<Session>>());
         assert!(size_of::<Membership>() <= 40, "{}", size_of::<Membership>());
     }
 
@@ -314,6 +329,7 @@ mod tests {
             presence_place: 0,
             state: MemberState::Live,
             presence: false,
+            ack: false,
             tags: Some(["goal".into()].into()),
         };
         assert!(membership.wants(Some("goal")) && membership.wants(None) && !membership.wants(Some("card")));

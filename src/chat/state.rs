@@ -18,6 +18,7 @@ use crate::chat::exchange::{Delivery, Refusal, Request, RoomId};
 use crate::chat::journal::Journal;
 use crate::chat::lifecycle::{Drain, Timer};
 use crate::chat::random::Random;
+use crate::chat::resume::Homes;
 use crate::chat::room::Room;
 use crate::chat::session::{Farewell, Promise, Sessions, Wait};
 use crate::chat::wheel::Wheel;
@@ -54,6 +55,11 @@ pub struct State {
     pub(super) opened: VecDeque<RoomId>,
     /// A parked request is being taken.
     pub(super) unparking: bool,
+    pub(super) homes: Homes,
+    /// Messages sent to consumers more than once.
+    pub(super) redelivered: u64,
+    /// Messages given up.
+    pub(super) dead_letters: u64,
     pub(super) outputs: VecDeque<Output>,
     pub(super) deferred: VecDeque<Deferred>,
     pub(super) wheel: Wheel<Timer>,
@@ -92,6 +98,10 @@ pub struct Counts {
     pub requests_waiting: usize,
     /// Connections whose input is blocked.
     pub blocked: usize,
+    /// Messages sent to consumers more than once, since the start.
+    pub redelivered: u64,
+    /// Messages that consumers never acknowledged, since the start.
+    pub dead_letters: u64,
 }
 
 impl State {
@@ -118,6 +128,9 @@ impl State {
             opening: 0,
             opened: VecDeque::new(),
             unparking: false,
+            homes: Homes::default(),
+            redelivered: 0,
+            dead_letters: 0,
             outputs: VecDeque::new(),
             deferred: VecDeque::new(),
             wheel: Wheel::new(),
@@ -147,9 +160,10 @@ impl State {
             Input::Finished { conn, reason, reads_on } => {
                 self.on_finished(conn, Farewell { reason, after_replays: reads_on })
             }
-            Input::Closed { conn, reason: _ } => self.on_closed(conn),
+            Input::Closed { conn, reason } => self.on_closed(conn, reason),
             Input::ReplayReady { conn, audience } => self.on_replay_ready(conn, audience),
             Input::Log(event) => self.on_log_event(event),
+            Input::Letters { room, order } => self.on_letters(&room, order),
             Input::Tick => self.on_tick(),
             Input::Drain { retry_after_max_ms } => self.on_drain(retry_after_max_ms),
         }
@@ -254,6 +268,8 @@ impl State {
             deliveries_waiting: self.lanes.deliveries_waiting(),
             requests_waiting: self.lanes.requests_waiting(),
             blocked: self.blocked,
+            redelivered: self.redelivered,
+            dead_letters: self.dead_letters,
         }
     }
 

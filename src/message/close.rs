@@ -89,13 +89,15 @@ pub enum CloseReason {
     HandshakeTimeout,
     /// Messages were not read fast enough.
     SlowConsumer,
+    /// The session went on with another connection.
+    SessionResumed,
     /// The transport cannot carry this protocol (a TCP peer that does not speak JSON lines).
     NotThisProtocol,
 }
 
 impl CloseReason {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Normal,
         Self::PeerGone,
         Self::ProtocolError,
@@ -105,6 +107,7 @@ impl CloseReason {
         Self::HeartbeatTimeout,
         Self::HandshakeTimeout,
         Self::SlowConsumer,
+        Self::SessionResumed,
         Self::NotThisProtocol,
     ];
 
@@ -148,6 +151,9 @@ impl CloseReason {
                 (4001, "handshake timeout", "handshake_timeout", "reconnect and send connect within 10 s")
             }
             Self::SlowConsumer => (4008, "slow consumer", "slow_consumer", "reconnect, recover by since"),
+            Self::SessionResumed => {
+                (4501, "session resumed elsewhere", "session_resumed", "nothing: another connection has taken over")
+            }
             Self::NotThisProtocol => (4500, "not a hubbub client", "not_this_protocol", "speak JSON lines"),
         }
     }

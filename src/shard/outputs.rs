@@ -43,9 +43,13 @@ impl Hub {
         match output {
             Output::Send { conn, event } => self.send(conn, &event),
             Output::Fanout { audience, event, except } => self.fan_out(audience, &event, except),
-            Output::ReplayChunk { conn, audience, messages } => {
+            Output::ReplayChunk { conn, audience, messages, attempt } => {
                 for message in messages {
-                    self.send(conn, &Event::Message(message));
+                    let event = match attempt {
+                        0 | 1 => Event::Message(message),
+                        attempt => Event::Redelivered { message, attempt },
+                    };
+                    self.send(conn, &event);
                 }
                 self.replay_chunk_queued(conn, audience);
             }

@@ -1,4 +1,4 @@
-//! What is counted, per shard. One shard's thread writes a [`ShardMetrics`]; the admin thread reads them all.
+//! What is counted, per shard, and by the store. One shard's thread writes a [`ShardMetrics`]; the admin thread reads them all.
 //!
 //! Invariant: one writer. So an addition is a load and a store, neither locked nor fenced, and costs the hot path
 //! what a plain field would. Readers may see figures of slightly different moments.
@@ -7,19 +7,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::message::close::{CloseReason, DropReason, ErrorCode};
 use crate::telemetry::histogram::Histogram;
+use crate::telemetry::store::StoreMetrics;
 
 /// All shards' figures.
 #[derive(Debug)]
 pub struct Metrics {
     /// One entry per shard, in their order.
     pub shards: Box<[ShardMetrics]>,
+    /// Those of the store.
+    pub store: StoreMetrics,
 }
 
 impl Metrics {
     /// Zeroed figures for so many shards.
     #[must_use]
     pub fn new(shards: u16) -> Self {
-        Self { shards: (0..shards).map(|_| ShardMetrics::default()).collect() }
+        Self { shards: (0..shards).map(|_| ShardMetrics::default()).collect(), store: StoreMetrics::default() }
     }
 }
 

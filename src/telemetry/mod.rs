@@ -6,3 +6,4 @@ pub mod metrics;
 pub mod process;
 pub mod readiness;
 pub mod render;
+pub mod store;

@@ -12,6 +12,7 @@ use crate::message::close::{CloseReason, DropReason, ErrorCode};
 use crate::telemetry::histogram::{Histogram, Snapshot};
 use crate::telemetry::metrics::{ConnectionKind, Counter, Metrics, QueueKind, RefusedReason, ShardMetrics};
 use crate::telemetry::process::ProcessFigures;
+use crate::telemetry::store::StoreCollector;
 
 /// What a scraper is told the text is.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -28,6 +29,7 @@ impl Renderer {
     pub fn new(metrics: &'static Metrics) -> Self {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Shards(metrics)));
+        registry.register_collector(Box::new(StoreCollector(&metrics.store)));
         registry.register_collector(Box::new(Process));
         Self { registry }
     }
@@ -253,10 +255,10 @@ fn encode_cpu(threads: &[(String, f64)], encoder: &mut DescriptorEncoder) -> fmt
     Ok(())
 }
 
-type NoLabels = [(&'static str, &'static str); 0];
-const NO_EXEMPLAR: Option<&Exemplar<NoLabels, f64>> = None;
+pub(super) type NoLabels = [(&'static str, &'static str); 0];
+pub(super) const NO_EXEMPLAR: Option<&Exemplar<NoLabels, f64>> = None;
 /// Recorded in microseconds, told in seconds.
-const MICROSECONDS: f64 = 1e6;
+pub(super) const MICROSECONDS: f64 = 1e6;
 
 #[cfg(test)]
 mod tests {

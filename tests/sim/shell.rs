@@ -302,7 +302,7 @@ impl Shell {
             match output {
                 Output::Send { conn, event } => self.send(conn, Item::Event(event), env),
                 Output::Fanout { audience, event, except } => self.fan_out(audience, event, except, env),
-                Output::ReplayChunk { conn, audience, messages } => {
+                Output::ReplayChunk { conn, audience, messages, attempt: _ } => {
                     for message in messages {
                         self.send(conn, Item::Event(Event::Message(message)), env);
                     }

@@ -39,7 +39,7 @@ fn rooms_of_the_url_are_answered_in_its_order() {
     let expected: Vec<String> = rooms.iter().map(|room| format!("ok {room}@0 1 host")).collect();
     let log = world.log(ann);
     assert_eq!(log[1..5], expected);
-    assert_eq!(log[5], "error bad_request");
+    assert_eq!(log[5], "error forbidden");
 }
 
 #[test]
@@ -146,11 +146,10 @@ fn strangers_are_refused_before_anything_is_routed() {
 fn what_the_server_cannot_do_is_refused_by_name() {
     let mut world = World::new(1);
     let ann = world.joined(0, "ann", &["lobby"]);
-    let receipt = crate::message::command::Publish { receipt: true, ..publish("lobby", "x") };
-    world.command(ann, Some(1), CommandBody::Message(receipt));
     world.command(ann, Some(2), CommandBody::Join(Join { ack: true, ..join("other") }));
     world.command(ann, Some(3), CommandBody::Join(join("lobby")));
-    world.command(ann, Some(4), CommandBody::Join(join("@ann")));
+    world.command(ann, Some(4), CommandBody::Ack { room: "lobby".into(), seq: Seq(1) });
+    world.command(ann, Some(6), CommandBody::Read { room: "lobby".into(), seq: Seq(1) });
     world.command(ann, Some(5), CommandBody::Switch { from: "lobby".into(), to: join("lobby") });
     let log = world.log(ann);
     assert_eq!(log.len(), 5);

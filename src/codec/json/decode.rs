@@ -178,8 +178,6 @@ impl<'a> Fields<'a> {
     }
 
     fn resume(&self) -> Result<Option<Resume<'a>>, Complaint> {
-        const SHAPE: &str =
-            "`resume` must be {\"session\": 32 hexadecimal digits, \"rooms\": {name: {\"epoch\", \"seq\"}}}";
         let Some(raw) = self.present("resume") else {
             return Ok(None);
         };
@@ -191,7 +189,7 @@ impl<'a> Fields<'a> {
         });
         let session = session.and_then(quoted).and_then(|text| text.parse().ok());
         let (Some(session), Ok(()), false) = (session, read, twice) else {
-            return Err(SHAPE.into());
+            return Err(RESUME_SHAPE.into());
         };
         let mut positions = Vec::new();
         let mut fault = None;
@@ -201,12 +199,12 @@ impl<'a> Fields<'a> {
                     fault = Some(format!("`resume` has more than {ROOMS_PER_CONNECTION_MAX} rooms"));
                 }
                 (Some(room), Some(position)) => positions.push((room, position)),
-                _ => fault = Some(SHAPE.to_owned()),
+                _ => fault = Some(RESUME_SHAPE.to_owned()),
             });
         match (read, fault) {
             (Ok(()), None) => Ok(Some(Resume { session, rooms: positions })),
             (_, Some(fault)) => Err(fault.into()),
-            (Err(_), None) => Err(SHAPE.into()),
+            (Err(_), None) => Err(RESUME_SHAPE.into()),
         }
     }
 
@@ -320,6 +318,9 @@ static KNOWN: [&str; 22] = [
     "type", "room", "content", "id", "key", "tag", "echo", "receipt", "name", "token", "resume", "since", "history",
     "ack", "tags", "presence", "from", "to", "seq", "before", "after", "limit",
 ];
+/// What `resume` must be.
+const RESUME_SHAPE: &str =
+    "`resume` must be {\"session\": 32 hexadecimal digits, \"rooms\": {name: {\"epoch\", \"seq\"}}}";
 /// How much of an unknown type an error repeats.
 const TYPE_ECHO_BYTES_MAX: usize = 64;
 
@@ -328,6 +329,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::ids::SessionId;
 
     fn body(text: &str) -> CommandBody<'_> {
         decode(text.as_bytes()).expect(text).body
@@ -357,9 +359,25 @@ mod tests {
         let table = [
             (r#"{"type":"connect"}"#, CommandBody::Connect(Connect::default())),
             (
-                r#"{"type":"connect","token":"t","name":"Ann","resume":{"session":"s","rooms":{}}}"#,
+                r#"{"type":"connect","token":"t","name":"Ann","resume":null}"#,
                 CommandBody::Connect(Connect { token: Some("t".into()), name: Some("Ann".into()), resume: None }),
             ),
+            (
+                r#"{"type":"connect","resume":{"rooms":{"\u0061":{"epoch":"00000000000000ab","seq":3}},"session":"0000000000000000000000000000000f"}}"#,
+                CommandBody::Connect(Connect {
+                    resume: Some(Resume {
+                        session: SessionId(15),
+                        rooms: vec![("a".into(), Position { epoch: Epoch(0xab), seq: Seq(3) })],
+                    }),
+                    ..Connect::default()
+                }),
+            ),
+            (
+                r#"{"type":"direct","to":"bob","content":[1],"key":"k"}"#,
+                CommandBody::Direct { to: "bob".into(), content: b"[1]"[..].into(), key: Some("k".into()) },
+            ),
+            (r#"{"type":"ack","room":"a","seq":7}"#, CommandBody::Ack { room: "a".into(), seq: Seq(7) }),
+            (r#"{"type":"read","room":"a","seq":7}"#, CommandBody::Read { room: "a".into(), seq: Seq(7) }),
             (r#"{"type":"join","room":"a"}"#, CommandBody::Join(join("a".into()))),
             (
                 r#"{"type":"join","room":"a","since":{"seq":3,"epoch":"00000000000000aB"},"history":9,"ack":true,"tags":["x","\u0079"],"presence":true}"#,
@@ -449,7 +467,16 @@ mod tests {
             (r#"{"type":"join","room":"a","presence":1}"#, "`presence` must be true or false"),
             (r#"{"type":"join","room":"a","tags":"x"}"#, "`tags` must be an array of strings"),
             (r#"{"type":"join","room":"a","tags":[1]}"#, "`tags` must be an array of strings"),
-            (r#"{"type":"connect","resume":"s"}"#, "`resume` must be an object"),
+            (r#"{"type":"connect","resume":"s"}"#, RESUME_SHAPE),
+            (r#"{"type":"connect","resume":{"rooms":{}}}"#, RESUME_SHAPE),
+            (r#"{"type":"connect","resume":{"session":"0"}}"#, RESUME_SHAPE),
+            (
+                r#"{"type":"connect","resume":{"session":"0000000000000000000000000000000f","rooms":{"a":1}}}"#,
+                RESUME_SHAPE,
+            ),
+            (r#"{"type":"connect","resume":{"session":"0000000000000000000000000000000f","rooms":[]}}"#, RESUME_SHAPE),
+            (r#"{"type":"direct","content":1}"#, "`to` is missing"),
+            (r#"{"type":"ack","room":"a"}"#, "`seq` is missing"),
             (r#"{"type":"message","room":"a"}"#, "`content` is missing"),
             (r#"{"type":"switch","from":"a","room":"b"}"#, "`to` is missing"),
             (r#"{"type":"delete","room":"a"}"#, "`seq` is missing"),
@@ -526,7 +553,7 @@ mod tests {
 
     #[test]
     fn unknown_types_are_named() {
-        for kind in ["direct", "ack", "read", "kick", "ban", "mute", "close", "Ping", ""] {
+        for kind in ["kick", "ban", "mute", "close", "Ping", ""] {
             let error = decode(format!(r#"{{"type":"{kind}","id":1}}"#).as_bytes()).unwrap_err();
             assert_eq!((error.id, error.code), (Some(1), ErrorCode::UnknownType));
             assert_eq!(error.message, format!("there is no command `{kind}`"));

@@ -341,6 +341,13 @@ mod tests {
         let expected = json!({"type": "message", "room": "the \"lobby\"", "seq": 7, "sender": "Ann\\é", "content": null,
             "timestamp": 1_700_000_000_123_u64, "tag": "t\r\n", "key": "k\u{1}", "deleted": true});
         assert_eq!(value(&Event::Message(Arc::new(said))), expected);
+        let after_a_jump = Arc::new(Message { prev: Some(Seq(2)), ..message("1") });
+        let mut expected = json!({"type": "message", "room": "the \"lobby\"", "seq": 7, "sender": "Ann\\é", "content": 1,
+            "timestamp": 1_700_000_000_123_u64, "prev": 2});
+        assert_eq!(value(&Event::Message(Arc::clone(&after_a_jump))), expected);
+        expected["redelivered"] = json!(true);
+        expected["attempt"] = json!(3);
+        assert_eq!(value(&Event::Redelivered { message: after_a_jump, attempt: 3 }), expected);
     }
 
     #[test]
@@ -361,12 +368,18 @@ mod tests {
             "members": 1, "role": "host"});
         assert_eq!(ok(Some(1), Reply::Joined(Box::new(joined.clone()))), expected);
         joined.recovered = Some(false);
+        joined.unread = Some(4);
         expected["recovered"] = json!(false);
+        expected["unread"] = json!(4);
         assert_eq!(ok(Some(1), Reply::Joined(Box::new(joined))), expected);
         let sent = Reply::Sent { room: room(), seq: Seq(9), timestamp: 5, durable: false, duplicate: false };
         let expected =
             json!({"type": "ok", "id": 2, "room": "the \"lobby\"", "seq": 9, "timestamp": 5, "durable": false});
         assert_eq!(ok(Some(2), sent), expected);
+        let again = Reply::Sent { room: room(), seq: Seq(9), timestamp: 5, durable: true, duplicate: true };
+        let expected = json!({"type": "ok", "id": 3, "room": "the \"lobby\"", "seq": 9, "timestamp": 5, "durable": true,
+            "duplicate": true});
+        assert_eq!(ok(Some(3), again), expected);
         let messages = vec![Arc::new(message("1")), Arc::new(message("[2]"))];
         let history = ok(Some(3), Reply::History { room: room(), epoch: Epoch(u64::MAX), messages, more: true });
         assert_eq!(history["epoch"], "ffffffffffffffff");
@@ -402,6 +415,11 @@ mod tests {
         assert_eq!(value(&Event::Presence(Arc::new(presence))), expected);
         let gap = Event::Gap { room: room(), from: Seq(1), to: Seq(2) };
         assert_eq!(value(&gap), json!({"type": "gap", "room": "the \"lobby\"", "from": 1, "to": 2}));
+        let receipt = Event::Receipt { room: room(), seq: Seq(3), delivered: 1, members: 2 };
+        let expected = json!({"type": "receipt", "room": "the \"lobby\"", "seq": 3, "delivered": 1, "members": 2});
+        assert_eq!(value(&receipt), expected);
+        let kicked = Event::Kicked { room: room(), reason: "why" };
+        assert_eq!(value(&kicked), json!({"type": "kicked", "room": "the \"lobby\"", "reason": "why"}));
         let closing = Event::Closing { reason: "restart", retry_after_ms: 10 };
         assert_eq!(value(&closing), json!({"type": "closing", "reason": "restart", "retry_after_ms": 10}));
         assert_eq!(value(&Event::Ping), json!({"type": "ping"}));
