@@ -40,6 +40,7 @@ def measure(server, arguments, say):
             found["ready_s"] = ready_s
             say(f"ready after {ready_s:.2f} s")
             found["page_us"] = pages(plan.port + 1)
+            say(f"a page from the middle: {figures.duration(figures.median(found['page_us']))}")
         compact(server, folder)
         found["bytes_after"] = size(folder)
         with started(server, plan) as ready_s:
