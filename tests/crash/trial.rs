@@ -282,7 +282,7 @@ const WINDOWS: [usize; 4] = [1, 4, 16, 16];
 const ROOMS_EACH: usize = 3;
 const SUBSCRIBERS: usize = 3;
 /// Kills come after at most so many acknowledgements.
-const ACKS_MAX: u64 = 1_000;
+const ACKS_MAX: u64 = 4_000;
 /// Some milliseconds of work.
 const SPINS_MAX: u64 = 2_000_000;
 /// Steps of a commit are passed before so many acknowledgements, steps of a stop after them.
