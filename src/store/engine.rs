@@ -289,9 +289,10 @@ pub(super) fn explain(dir: &Path, error: fjall::Error) -> StoreError {
 
 pub(super) fn explain_io(dir: &Path, source: io::Error) -> StoreError {
     match source.kind() {
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::NotADirectory => {
-            StoreError::NotWritable { dir: dir.to_owned(), source }
-        }
+        io::ErrorKind::PermissionDenied
+        | io::ErrorKind::ReadOnlyFilesystem
+        | io::ErrorKind::NotADirectory
+        | io::ErrorKind::AlreadyExists => StoreError::NotWritable { dir: dir.to_owned(), source },
         _ => StoreError::Io { dir: dir.to_owned(), source },
     }
 }
