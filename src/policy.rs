@@ -55,6 +55,13 @@ pub struct RoomPolicies {
 pub struct Pattern(String);
 
 impl RoomPolicies {
+    /// Whether any room may be durable.
+    #[must_use]
+    pub fn has_durable(&self) -> bool {
+        let mut all = self.rules.iter().map(|(_, policy)| policy).chain([&self.default]);
+        all.any(|policy| policy.history == HistoryMode::Durable)
+    }
+
     /// What is kept of a room.
     #[must_use]
     pub fn of(&self, room: &RoomName) -> RoomPolicy {

@@ -13,10 +13,14 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use flume::{Receiver, Sender, TrySendError};
 
-use crate::chat::{Delivery, Request};
-use crate::ids::ShardId;
+use crate::chat::log::LetterOrder;
+use crate::chat::{Delivery, Request, placement};
+use crate::ids::{RoomName, ShardId};
 use crate::limits::MAILBOX_BATCHES_MAX;
 use crate::net::Doorbell;
+
+/// An operator's order about a room.
+type Order = (RoomName, LetterOrder);
 
 /// Envelopes that one shard gathered for another in one turn.
 #[derive(Debug)]
@@ -37,6 +41,8 @@ pub(super) struct Post {
 struct Inbox {
     deliveries: Queue<Delivery>,
     requests: Queue<Request>,
+    /// What operators want; from the admin thread.
+    orders: (Sender<Order>, Receiver<Order>),
     bell: Doorbell,
     /// Senders that found a queue full, by shard, and whether there are any.
     waiting: Box<[AtomicBool]>,
@@ -56,6 +62,20 @@ impl Post {
         Ok(Self { inboxes })
     }
 
+    /// Gives the shard that owns a room an operator's order; false when it has too many.
+    pub(super) fn order(&self, room: RoomName, order: LetterOrder) -> bool {
+        let shard = placement::owner(room.placement_hash(), self.inboxes.len() as u16);
+        let inbox = &self.inboxes[shard.index()];
+        let sent = inbox.orders.0.try_send((room, order)).is_ok();
+        inbox.bell.ring();
+        sent
+    }
+
+    /// Wakes one shard.
+    pub(super) fn ring(&self, shard: ShardId) {
+        self.inboxes[shard.index()].bell.ring();
+    }
+
     /// Wakes every shard, for it to look at what is not in its mailbox.
     pub(super) fn ring_all(&self) {
         for inbox in &self.inboxes {
@@ -70,6 +90,7 @@ impl Inbox {
         Ok(Self {
             deliveries: Queue::new(capacity),
             requests: Queue::new(capacity),
+            orders: flume::bounded(ORDERS_MAX),
             bell: Doorbell::new()?,
             waiting: (0..shards).map(|_| AtomicBool::new(false)).collect(),
             any_waiting: AtomicBool::new(false),
@@ -180,6 +201,16 @@ impl Mailbox {
         Some(batch)
     }
 
+    /// The next order of an operator.
+    pub(super) fn next_order(&mut self) -> Option<Order> {
+        self.inbox().orders.1.try_recv().ok()
+    }
+
+    /// Whether [`Mailbox::next_order`] has one.
+    pub(super) fn has_orders(&self) -> bool {
+        !self.inbox().orders.1.is_empty()
+    }
+
     /// Batches that wait for this shard: deliveries and requests.
     pub(super) fn depth(&self) -> (usize, usize) {
         (self.inbox().deliveries.receiver.len(), self.inbox().requests.receiver.len())
@@ -243,6 +274,9 @@ impl Mailbox {
         }
     }
 }
+
+/// Orders of operators that may wait for one shard.
+const ORDERS_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests {

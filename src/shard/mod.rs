@@ -16,6 +16,7 @@ mod pace;
 mod read;
 mod runtime;
 mod shutdown;
+mod store;
 mod turn;
 
 pub use runtime::{ServeError, serve};

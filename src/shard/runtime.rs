@@ -20,6 +20,7 @@ use super::hub::{Admission, Hub, Port};
 use super::mailbox::{Mailbox, Post};
 use super::pace::Beat;
 use super::shutdown::{Control, Stage};
+use super::store::StoreLine;
 use super::turn::{Shard, Turn};
 use crate::admin;
 use crate::chat::CoreConfig;
@@ -29,6 +30,7 @@ use crate::config::{Config, Problem};
 use crate::ids::ShardId;
 use crate::limits::EXCHANGE_BACKLOG_MAX;
 use crate::net::{Ring, RingConfig, probe, socket, table};
+use crate::store::{self, Line, Store, StoreConfig, StoreError, StorePort};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::readiness::{self, Readiness};
 
@@ -57,6 +59,9 @@ pub enum ServeError {
     /// The admin port could not be opened.
     #[error("{0}")]
     Admin(#[from] admin::AdminError),
+    /// The store could not be opened.
+    #[error("{0}")]
+    Store(#[from] StoreError),
     /// A call that should not fail did.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -75,12 +80,23 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
     // The handler writes to a pipe that every table must have, for a signal may arrive in any thread.
     let signals = Signals::new([SIGTERM, SIGINT])?;
     let mut server = Server::start(config, &layout, metrics, &notify)?;
-    let admin = admin::spawn(&config.admin_listen, key, metrics, readiness.clone())?;
+    let post = server.post.clone();
+    let subject = admin::Subject {
+        key,
+        metrics,
+        readiness: readiness.clone(),
+        store: server.store.as_ref().map(Store::reader),
+        order: Arc::new(move |room, order| post.order(room, order)),
+    };
+    let admin = admin::spawn(&config.admin_listen, subject)?;
     announce(&layout, &server.addresses, admin.addresses());
     forward_signals(signals, notify)?;
     readiness.enter(readiness::Stage::Ready);
     let result = server.wait(&notices, &readiness, config.drain_timeout);
     admin.stop();
+    if let Some(store) = server.store.take() {
+        store.close();
+    }
     result
 }
 
@@ -105,6 +121,8 @@ struct Server {
     control: Arc<Control>,
     shards_running: u16,
     addresses: Addresses,
+    /// Absent when no room is durable.
+    store: Option<Store>,
 }
 
 /// Where a shard listens, or why it does not.
@@ -112,6 +130,14 @@ type Report = Result<Addresses, ServeError>;
 
 /// What is spoken where.
 type Addresses = Vec<(Port, SocketAddr)>;
+
+/// What a shard's thread does on its way to serving, each once all shards have done what comes before.
+enum Step {
+    /// Take a descriptor table of its own.
+    Split,
+    /// Open its sockets; the store is open by then.
+    Listen(Addresses),
+}
 
 /// What a shard's thread is given.
 struct Seed {
@@ -125,8 +151,10 @@ struct Seed {
     clock: Clock,
     /// Says that the executor exists, then where it listens.
     reports: Sender<Report>,
-    /// Where to listen; comes once all executors exist.
-    orders: Receiver<Addresses>,
+    /// What to do next.
+    orders: Receiver<Step>,
+    /// Absent when no room is durable.
+    line: Option<Line>,
     notify: Sender<Notice>,
 }
 
@@ -147,6 +175,10 @@ impl Server {
         });
         let mut entropy = Entropy::new();
         let clock = Clock::start();
+        let policies = Arc::new(config.policies.clone());
+        let rung = post.clone();
+        let (port, ends) = store::lines(shards, Arc::new(move |shard| rung.ring(shard)));
+        let mut ends = ends.into_iter().map(|end| policies.has_durable().then_some(end));
         let mut lines = Vec::new();
         for (index, &cpu) in layout.cpus.iter().enumerate() {
             let shard = ShardId(index as u16);
@@ -156,10 +188,7 @@ impl Server {
                 shard,
                 shards,
                 limits: config.limits.clone(),
-                policies: Arc::new(crate::policy::RoomPolicies {
-                    rules: Vec::new(),
-                    default: crate::policy::RoomPolicy::new(crate::policy::HistoryMode::Memory),
-                }),
+                policies: policies.clone(),
                 node: config.node.as_str().into(),
                 exchange_backlog_max: EXCHANGE_BACKLOG_MAX,
                 seed: entropy.next() as u64,
@@ -172,6 +201,7 @@ impl Server {
                 admission: admission.clone(),
                 metrics,
                 connections_max: layout.connections_per_shard as usize,
+                line: ends.next().flatten(),
                 clock: clock.clone(),
                 reports,
                 orders,
@@ -180,8 +210,10 @@ impl Server {
             spawn(seed, cpu)?;
             lines.push((heard, order));
         }
+        split_tables(&lines)?;
+        let store = if policies.has_durable() { Some(open_store(config, port, metrics)?) } else { None };
         let addresses = open_shards(config, &lines)?;
-        Ok(Self { post, control, shards_running: shards, addresses })
+        Ok(Self { post, control, shards_running: shards, addresses, store })
     }
 
     /// Waits for the end, and brings it about when told to.
@@ -222,12 +254,37 @@ impl Server {
     }
 }
 
-/// Waits for every executor, then lets the shards open their sockets: the first decides ports that were left open.
-fn open_shards(config: &Config, lines: &[(Receiver<Report>, Sender<Addresses>)]) -> Report {
-    let ended = |_| ServeError::Executor("its thread ended; too little memory may be locked (ulimit -l)".into());
+/// Waits for every executor, then has each shard take a descriptor table of its own.
+fn split_tables(lines: &[(Receiver<Report>, Sender<Step>)]) -> Result<(), ServeError> {
     for (heard, _) in lines {
         heard.recv().map_err(ended)??;
     }
+    for (heard, order) in lines {
+        // A thread that has ended says so in the next line.
+        let _ = order.send(Step::Split);
+        heard.recv().map_err(ended)??;
+    }
+    Ok(())
+}
+
+/// Opens the store, from which the shards' tables hold nothing.
+fn open_store(config: &Config, port: StorePort, metrics: &'static Metrics) -> Result<Store, ServeError> {
+    let store = StoreConfig {
+        dir: config.data_dir.clone(),
+        policies: config.policies.clone(),
+        commit_interval: config.store.commit_interval,
+        min_free_bytes: config.store.min_free_bytes,
+        maintenance_interval: config.store.maintenance_interval,
+    };
+    Ok(Store::open(store, port, &metrics.store)?)
+}
+
+fn ended(_: flume::RecvError) -> ServeError {
+    ServeError::Executor("its thread ended; too little memory may be locked (ulimit -l)".into())
+}
+
+/// Lets the shards open their sockets: the first decides ports that were left open.
+fn open_shards(config: &Config, lines: &[(Receiver<Report>, Sender<Step>)]) -> Report {
     let http = config.listen.iter().map(|&address| (Port::Http, address));
     let mut addresses: Vec<_> = http.chain(config.tcp_listen.iter().map(|&address| (Port::Lines, address))).collect();
     for &(port, address) in &addresses {
@@ -235,7 +292,7 @@ fn open_shards(config: &Config, lines: &[(Receiver<Report>, Sender<Addresses>)])
     }
     for (heard, order) in lines {
         // A thread that has ended says so in the next line.
-        let _ = order.send(addresses.clone());
+        let _ = order.send(Step::Listen(addresses.clone()));
         addresses = heard.recv().map_err(ended)??;
     }
     Ok(addresses)
@@ -255,7 +312,10 @@ fn spawn(seed: Seed, cpu: usize) -> Result<(), ServeError> {
 async fn run_shard(seed: Seed) {
     // The main thread ends the process if it hears nothing more; sending fails only when it has ended itself.
     let _ = seed.reports.send(Ok(Vec::new()));
-    let Ok(addresses) = seed.orders.recv() else { return };
+    let Ok(Step::Split) = seed.orders.recv() else { return };
+    let split = table::own_descriptor_table().map(|()| Vec::new()).map_err(ServeError::from);
+    let _ = seed.reports.send(split);
+    let Ok(Step::Listen(addresses)) = seed.orders.recv() else { return };
     let shard = seed.core.shard;
     let (reports, notify) = (seed.reports.clone(), seed.notify.clone());
     match open_shard(seed, &addresses) {
@@ -272,7 +332,6 @@ async fn run_shard(seed: Seed) {
 
 /// Opens everything that belongs to this shard alone.
 fn open_shard(seed: Seed, addresses: &[(Port, SocketAddr)]) -> Result<(Shard, Vec<(Port, SocketAddr)>), ServeError> {
-    table::own_descriptor_table()?;
     let mut ring = Ring::new(&RingConfig::default()).map_err(|error| ServeError::Ring(probe::explain(&error)))?;
     let shard = seed.core.shard;
     let mailbox = Mailbox::new(seed.post, shard);
@@ -292,8 +351,17 @@ fn open_shard(seed: Seed, addresses: &[(Port, SocketAddr)]) -> Result<(Shard, Ve
     let metrics = &seed.metrics.shards[shard.index()];
     let hub = Hub::new(seed.core, &seed.config, seed.admission, metrics, seed.clock.now());
     let beat = Beat::new(seed.config.coalesce_max.as_micros() as u64);
-    let shell =
-        Shard { ring, hub, mailbox, acceptor, control: seed.control, clock: seed.clock, beat, turn: Turn::default() };
+    let shell = Shard {
+        ring,
+        hub,
+        mailbox,
+        store: StoreLine::new(seed.line),
+        acceptor,
+        control: seed.control,
+        clock: seed.clock,
+        beat,
+        turn: Turn::default(),
+    };
     Ok((shell, bound))
 }
 

@@ -13,6 +13,7 @@ use super::hub::{Hub, Wish};
 use super::mailbox::{Batch, Mailbox};
 use super::pace::Beat;
 use super::shutdown::{Control, Stage};
+use super::store::StoreLine;
 use crate::chat::outbox::Batch as Write;
 use crate::chat::{Input, Request};
 use crate::clock::Clock;
@@ -26,6 +27,7 @@ pub(super) struct Shard {
     pub(super) ring: Ring,
     pub(super) hub: Hub,
     pub(super) mailbox: Mailbox,
+    pub(super) store: StoreLine,
     pub(super) acceptor: Acceptor,
     pub(super) control: Arc<Control>,
     pub(super) clock: Clock,
@@ -53,12 +55,15 @@ impl Shard {
             self.hub.now = self.clock.now();
             self.events();
             self.mail();
+            self.orders();
+            self.store.hear(&mut self.hub);
             if self.hub.next_deadline_ms().is_some_and(|deadline| deadline <= self.hub.now.ms()) {
                 self.hub.tick();
             }
             self.retry_unblocked();
             self.follow_stage();
             self.post();
+            self.store.send(&mut self.hub.core);
             self.write();
             self.grant_wishes();
             self.hub.metrics.turn_us.record(self.clock.us().saturating_sub(self.hub.now.us));
@@ -165,6 +170,14 @@ impl Shard {
                 continue;
             };
             let _ = self.hub.core.handle(Input::Request { from, request }, self.hub.now);
+            self.hub.pump();
+        }
+    }
+
+    /// Carries out what an operator wants.
+    fn orders(&mut self) {
+        while let Some((room, order)) = self.mailbox.next_order() {
+            let _ = self.hub.core.handle(Input::Letters { room, order }, self.hub.now);
             self.hub.pump();
         }
     }
@@ -279,6 +292,8 @@ impl Shard {
             || !self.hub.unblocked.is_empty()
             || !self.hub.due.wishes.is_empty()
             || self.can_post()
+            || self.mailbox.has_orders()
+            || self.store.has_work(&self.hub.core)
             || self.control.stage() != self.turn.stage
             || self.is_over();
         if !has_work {
@@ -331,7 +346,10 @@ impl Shard {
     }
 
     fn is_over(&self) -> bool {
-        self.turn.stage >= Stage::Draining && self.hub.connections.len() == 0 && self.control.is_over()
+        self.turn.stage >= Stage::Draining
+            && self.hub.connections.len() == 0
+            && self.control.is_over()
+            && (self.turn.stage >= Stage::Stopping || self.store.is_empty(&self.hub.core))
     }
 }
 

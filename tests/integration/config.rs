@@ -2,7 +2,7 @@
 
 use std::process::Output;
 
-use crate::harness::{Launch, Server, run_to_end};
+use crate::harness::{DataDir, Launch, Server, run_to_end};
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -33,6 +33,11 @@ fn bad_settings_end_with_two_and_name_key_value_and_remedy() {
         (&["--auth=jwt"], "auth", "jwt", "open"),
         (&["--limits-heartbeat-interval=0s"], "limits.heartbeat_interval", "0s", "50ms"),
         (&["--limits-slow-consumer=wait"], "limits.slow_consumer", "wait", "disconnect"),
+        (&["--history=disk"], "history", "disk", "durable, memory or off"),
+        (&["--limits-history-size=0"], "limits.history_size", "0", "history = \"off\""),
+        (&["--commit=never"], "commit", "never", "fsync or interval"),
+        (&["--store-commit-interval=0s"], "store.commit_interval", "0s", "10ms"),
+        (&["--ack-timeout=10m"], "ack.timeout_max", "5m", "10m"),
         (&["--log-format=xml"], "log_format", "xml", "json"),
         (&["--allowed-origins=*"], "allowed_origins", "*", "scheme"),
         (&["--listen=127.0.0.1:9777", "--tcp-listen=127.0.0.1:9777"], "tcp_listen", "127.0.0.1:9777", "listener"),
@@ -52,6 +57,11 @@ fn unknown_flags_commands_and_keys_end_with_two() {
     let file = File::new("unknown", "shards = 1\n[limits]\nhistory_sise = 5\n");
     let said = refused(&["--config", &file.path()]);
     assert!(said.contains("limits.history_sise") && said.contains(&file.path()), "{said}");
+    let file = File::new("rules", "[[rooms]]\npattern = \"a\"\n[[rooms]]\npattern = \"b\"\nhistory = \"tape\"\n");
+    let said = refused(&["--config", &file.path()]);
+    for part in ["rooms[1].history", "tape", &file.path(), "durable, memory or off"] {
+        assert!(said.contains(part), "{part:?} is not in: {said}");
+    }
     let file = File::new("broken", "shards = = 1\n");
     assert!(refused(&["--config", &file.path()]).contains(&file.path()));
 }
@@ -62,7 +72,8 @@ fn a_port_that_is_taken_is_named_with_its_flag() {
     for (flag, address) in
         [("--listen", server.http()), ("--tcp-listen", server.lines()), ("--admin-listen", server.admin())]
     {
-        let mut arguments = vec!["--shards=1".to_owned()];
+        let data = DataDir::new();
+        let mut arguments = vec!["--shards=1".to_owned(), format!("--data-dir={}", data.path().display())];
         for other in ["--listen", "--tcp-listen", "--admin-listen"] {
             let address = if other == flag { address.to_string() } else { "127.0.0.1:0".to_owned() };
             arguments.push(format!("{other}={address}"));

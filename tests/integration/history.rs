@@ -73,14 +73,14 @@ fn a_page_is_clamped() {
 
 #[test]
 fn only_so_much_is_kept() {
-    let server = Server::with(["--limits-history-size=10"]);
+    let server = Server::with(["--history=memory", "--limits-history-size=10"]);
     let mut ann = server.member("ann", "lobby");
     talk(&mut ann, 25);
     assert_eq!(page(&mut ann, json!({"after": 0})), ((16..=25).collect(), false));
     assert_eq!(page(&mut ann, json!({"before": 16})), (vec![], false));
     ann.refused(json!({"type": "delete", "room": "lobby", "seq": 15}), "not_found");
 
-    let server = Server::with(["--limits-history-bytes=5000"]);
+    let server = Server::with(["--history=memory", "--limits-history-bytes=5000"]);
     let mut ann = server.member("ann", "lobby");
     for _ in 0..20 {
         ann.say_and_wait("lobby", "x".repeat(1_000));
@@ -88,7 +88,7 @@ fn only_so_much_is_kept() {
     let (seqs, _) = page(&mut ann, json!({"after": 0}));
     assert!(seqs.ends_with(&[18, 19, 20]) && seqs.len() <= 5, "{seqs:?}");
 
-    let server = Server::with(["--limits-history-size=0"]);
+    let server = Server::with(["--history=off"]);
     let mut ann = server.member("ann", "lobby");
     assert_eq!(ann.say_and_wait("lobby", 1), 1);
     assert_eq!(ann.say_and_wait("lobby", 2), 2);

@@ -8,6 +8,8 @@ mod admin;
 mod chat;
 mod config;
 mod descriptors;
+mod durable;
+mod faults;
 mod harness;
 mod heartbeat;
 mod history;

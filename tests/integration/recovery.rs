@@ -45,7 +45,7 @@ fn what_was_missed_is_replayed_and_then_it_goes_on() {
 
 #[test]
 fn what_cannot_be_met_in_full_is_refused_and_nothing_replayed() {
-    let server = Server::with(["--shards=2", "--limits-history-size=5"]);
+    let server = Server::with(["--shards=2", "--history=memory", "--limits-history-size=5"]);
     let mut ann = server.member("ann", "lobby");
     let epoch = ann.ok(json!({"type": "history", "room": "lobby"}))["epoch"].clone();
     for n in 1..=20 {

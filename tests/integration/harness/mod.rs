@@ -4,6 +4,7 @@
 //! something does not happen by a fence, an answer that could only come after it.
 
 mod client;
+mod data;
 mod http;
 mod lines;
 mod metrics;
@@ -13,6 +14,7 @@ mod wait;
 mod websocket;
 
 pub use client::{Client, Event};
+pub use data::DataDir;
 pub use http::{http, http_raw, upgrade_head};
 pub use raw::{Frame, RawWs, masked_frame};
 pub use server::{Launch, Server, run_to_end};

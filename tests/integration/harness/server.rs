@@ -3,21 +3,25 @@
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Arc;
 
 use flume::{Receiver, RecvTimeoutError};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::client::Client;
+use super::data::DataDir;
 use super::lines::Lines;
 use super::metrics::Metrics;
 use super::raw::RawWs;
 use super::wait::{Deadline, until};
 use super::websocket::{self, RelayClient, Request};
 
-/// How a server is started.
-#[derive(Debug)]
+/// How a server is started. Whoever starts it again finds what it had stored.
+#[derive(Clone, Debug)]
 pub struct Launch {
+    data: Arc<DataDir>,
     arguments: Vec<String>,
     variables: Vec<(String, String)>,
     descriptors: Option<u64>,
@@ -25,11 +29,19 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// A server with one shard and all ports chosen by the kernel.
+    /// A server with one shard, a data directory of its own, and all ports chosen by the kernel.
     pub fn new() -> Self {
+        let data = Arc::new(DataDir::new());
+        let stored = format!("--data-dir={}", data.path().display());
         let ports = ["--listen", "--tcp-listen", "--admin-listen"].map(|flag| [flag, "127.0.0.1:0"]);
         let arguments = ports.into_iter().flatten().map(String::from).collect();
-        Self { arguments, variables: Vec::new(), descriptors: None, inherited: 0 }.arguments(["--shards=1"])
+        Self { data, arguments, variables: Vec::new(), descriptors: None, inherited: 0 }
+            .arguments(["--shards=1", &stored])
+    }
+
+    /// Where its server stores, unless told otherwise.
+    pub fn data_dir(&self) -> &Path {
+        self.data.path()
     }
 
     /// More flags; a flag given again wins.
@@ -77,6 +89,11 @@ impl Launch {
 
     /// Starts it and waits until it listens.
     pub fn start(&self) -> Server {
+        self.try_start().unwrap_or_else(|(status, said)| panic!("the server ended ({status}) with: {said}"))
+    }
+
+    /// Starts it and waits until it listens, or ends: then gives how, and what it said.
+    pub fn try_start(&self) -> Result<Server, (ExitStatus, String)> {
         let mut child = self
             .command()
             .stdin(Stdio::null())
@@ -86,9 +103,12 @@ impl Launch {
             .expect("the server's program can be run");
         let stdout = lines_of(child.stdout.take().expect("it is piped"));
         let stderr = lines_of(child.stderr.take().expect("it is piped"));
-        let mut server = Server { child, exited: None, announced: Vec::new(), stdout, stderr, said: String::new() };
-        server.wait_until_announced();
-        server
+        let (announced, said, data) = (Vec::new(), String::new(), Arc::clone(&self.data));
+        let mut server = Server { child, exited: None, announced, stdout, stderr, said, _data: data };
+        match server.wait_until_announced() {
+            None => Ok(server),
+            Some(status) => Err((status, server.all_said())),
+        }
     }
 }
 
@@ -125,6 +145,8 @@ pub struct Server {
     stdout: Receiver<String>,
     stderr: Receiver<String>,
     said: String,
+    /// Outlives the process.
+    _data: Arc<DataDir>,
 }
 
 impl Server {
@@ -261,20 +283,33 @@ impl Server {
         &self.said
     }
 
-    fn wait_until_announced(&mut self) {
+    /// All it has written to its standard error by its end, which must have come.
+    fn all_said(&mut self) -> String {
+        for line in self.stderr.iter() {
+            self.said.push_str(&line);
+            self.said.push('\n');
+        }
+        self.said.clone()
+    }
+
+    /// Waits until it is ready. Gives how it ended, if it did.
+    fn wait_until_announced(&mut self) -> Option<ExitStatus> {
         let deadline = Deadline::patient();
         while !self.announced.iter().any(|line| line.starts_with("Try it")) {
             match self.stdout.recv_timeout(deadline.left().unwrap_or_default()) {
                 Ok(line) => self.announced.push(line),
                 Err(RecvTimeoutError::Timeout) => panic!("no announcement came; {:?}", self.announced),
-                Err(RecvTimeoutError::Disconnected) => {
-                    let status = self.wait_exit();
-                    panic!("the server ended ({status}) with: {}", self.stderr());
-                }
+                Err(RecvTimeoutError::Disconnected) => return Some(self.wait_exit()),
             }
         }
         // Readiness is entered a moment after the announcement.
-        until("readiness", || (super::http(self.admin(), "GET", "/readyz", &[]).status == 200).then_some(()));
+        let status = until("readiness", || {
+            let ended = self.child.try_wait().expect("a child can be waited for");
+            let is_ready = || super::http(self.admin(), "GET", "/readyz", &[]).status == 200;
+            if ended.is_some() { Some(ended) } else { is_ready().then_some(None) }
+        });
+        self.exited = status;
+        status
     }
 
     fn address_after(&self, what: &str) -> SocketAddr {
@@ -292,8 +327,7 @@ impl Drop for Server {
         // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let said: String = self.stderr.iter().map(|line| line + "\n").collect();
-        self.said.push_str(&said);
+        self.all_said();
         if std::thread::panicking() {
             println!("the server's standard error:\n{}", self.said);
             return;
