@@ -67,8 +67,8 @@ pub const DESCRIPTORS_RESERVED: u64 = 256;
 /// Largest value allowed for `max_message_bytes`.
 pub const MESSAGE_BYTES_CEILING: usize = 64 * 1024 * 1024;
 
-/// Positions that are passed over for each unclean stop since a log was written: clients may have seen as many.
-pub const SEQ_JUMP: u64 = UNSYNCED_PER_ROOM_MAX;
+/// Positions that are passed over for each unclean stop since a log was written: clients may have seen them.
+pub const SEQ_JUMP: u64 = UNSYNCED_PER_ROOM_MAX + 1;
 /// Messages of one room that may wait for the disk; past it the room takes no more until some are there.
 pub const UNSYNCED_PER_ROOM_MAX: u64 = 4_096;
 /// Messages of all rooms of one shard that may wait for the disk.

@@ -80,7 +80,15 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
     // The handler writes to a pipe that every table must have, for a signal may arrive in any thread.
     let signals = Signals::new([SIGTERM, SIGINT])?;
     let mut server = Server::start(config, &layout, metrics, &notify)?;
-    let admin = admin::spawn(&config.admin_listen, key, metrics, readiness.clone())?;
+    let post = server.post.clone();
+    let subject = admin::Subject {
+        key,
+        metrics,
+        readiness: readiness.clone(),
+        store: server.store.as_ref().map(Store::reader),
+        order: Arc::new(move |room, order| post.order(room, order)),
+    };
+    let admin = admin::spawn(&config.admin_listen, subject)?;
     announce(&layout, &server.addresses, admin.addresses());
     forward_signals(signals, notify)?;
     readiness.enter(readiness::Stage::Ready);

@@ -47,7 +47,7 @@ pub enum StoreError {
         what: String,
     },
     /// The operating system refuses something.
-    #[error("{}: {source}", dir.display())]
+    #[error("{} cannot be used ({source}): see to it, or choose another directory with data_dir", dir.display())]
     Io {
         /// Which.
         dir: PathBuf,
