@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -56,7 +56,7 @@ struct Letter {
     content: Box<RawValue>,
 }
 
-type Answer = Result<Response, Response>;
+type Answer = Result<Response, Problem>;
 
 /// A page, by user and position.
 pub(super) async fn list(State(desk): State<Desk>, Path(room): Path<String>, Query(choice): Query<Choice>) -> Answer {
@@ -90,7 +90,7 @@ impl Desk {
     }
 
     /// Letters that were chosen, at most `max`.
-    fn find(&self, room: &str, choice: &Choice, max: usize) -> Result<Vec<DeadLetter>, Response> {
+    fn find(&self, room: &str, choice: &Choice, max: usize) -> Result<Vec<DeadLetter>, Problem> {
         let room = room_name(room)?;
         let user = choice.user.as_deref().map(UserName::new).transpose();
         let user = user.map_err(|error| problem(StatusCode::BAD_REQUEST, format!("`user` is no good: {error}")))?;
@@ -136,14 +136,27 @@ impl From<&DeadLetter> for Letter {
     }
 }
 
-fn room_name(room: &str) -> Result<RoomName, Response> {
+fn room_name(room: &str) -> Result<RoomName, Problem> {
     RoomName::chat(room).map_err(|error| problem(StatusCode::BAD_REQUEST, format!("no good name of a room: {error}")))
 }
 
 /// An error as RFC 9457 has it.
-fn problem(status: StatusCode, detail: String) -> Response {
-    let body = json!({"title": status.canonical_reason(), "status": status.as_u16(), "detail": detail});
-    ([(axum::http::header::CONTENT_TYPE, "application/problem+json")], (status, body.to_string())).into_response()
+#[derive(Debug)]
+pub(super) struct Problem {
+    status: StatusCode,
+    detail: String,
+}
+
+fn problem(status: StatusCode, detail: String) -> Problem {
+    Problem { status, detail }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let Self { status, detail } = self;
+        let body = json!({"title": status.canonical_reason(), "status": status.as_u16(), "detail": detail});
+        ([(header::CONTENT_TYPE, "application/problem+json")], (status, body.to_string())).into_response()
+    }
 }
 
 /// Letters in a page if the request does not say.

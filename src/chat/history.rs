@@ -94,8 +94,7 @@ impl History {
             return false;
         };
         self.bytes -= message.weight();
-        *message =
-            Arc::new(Message { content: Bytes::from_static(b"null"), key: None, deleted: true, ..(**message).clone() });
+        *message = Arc::new(tombstone(message));
         self.bytes += message.weight();
         true
     }
@@ -146,6 +145,11 @@ impl History {
             assert!(one.timestamp <= next.timestamp, "time does not go back");
         }
     }
+}
+
+/// What stays of a message that is deleted.
+pub(super) fn tombstone(message: &Message) -> Message {
+    Message { content: Bytes::from_static(b"null"), key: None, deleted: true, ..message.clone() }
 }
 
 fn take_within<'a>(

@@ -1,6 +1,7 @@
 //! Whether all parts of a shard's state agree: for tests and simulations, because it looks at everything.
 
 use crate::chat::audience::Part;
+use crate::chat::room::Room;
 use crate::chat::session::{Identity, MemberState, Phase, Wait};
 use crate::chat::state::State;
 use crate::ids::{ConnId, Namespace};
@@ -99,11 +100,15 @@ impl State {
         assert!(self.idle_rooms.is_empty() || self.idle_armed);
     }
 
-    /// Where this shard owns the room of its own members, both halves know the same members.
+    /// Where this shard owns the room of its own members, both halves know the same members, once the room is open.
     fn check_own_rooms(&self) {
         for (slot, _, audience) in self.audiences.iter().filter(|(_, _, a)| a.owner == self.here) {
-            // Until the room is open, its members wait.
+            let named = self.room_by_name.get(&audience.name).and_then(|id| self.rooms.get(id.slot, id.generation));
+            if named.is_some_and(Room::is_opening) {
+                continue;
+            }
             let Some(id) = audience.room else {
+                // Its members wait for their cursors.
                 continue;
             };
             let Some(room) = self.rooms.get(id.slot, id.generation) else {

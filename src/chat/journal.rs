@@ -2,11 +2,11 @@
 //!
 //! Invariants: batches carry consecutive tickets; the one that is gathered has the ticket after the last one taken.
 //! What waits for the disk stands in the order of its tickets. Every question that was asked is in `asked` until its
-//! answer has come.
+//! answer has come. What is being buried is in `buried` until no answer can show it any more.
 //!
 //! Absent: rooms; `commits` and `recall` know what an answer means for them.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::chat::exchange::RoomId;
@@ -28,8 +28,9 @@ pub(super) struct Journal {
     bytes: usize,
     pub(super) health: LogHealth,
     reads: VecDeque<(u64, LogRead)>,
-    asked: ahash::HashMap<u64, Asked>,
+    asked: BTreeMap<u64, Asked>,
     last_token: u64,
+    buried: VecDeque<Buried>,
 }
 
 /// Something that waits for the disk.
@@ -38,6 +39,8 @@ pub(super) struct Pending {
     ticket: u64,
     /// What is stored then.
     pub(super) stored: Option<Stored>,
+    /// Where a message is a tombstone then.
+    pub(super) buried: Option<RoomId>,
     /// Who waits for it.
     pub(super) waiter: Option<Waiter>,
 }
@@ -48,6 +51,15 @@ pub(super) struct Stored {
     pub(super) room: RoomId,
     pub(super) seq: Seq,
     bytes: u32,
+}
+
+/// A tombstone that the store may not show yet.
+#[derive(Clone, Copy, Debug)]
+struct Buried {
+    room: RoomId,
+    seq: Seq,
+    /// Once it is on the disk: answers to questions up to this one may still lack it.
+    until: Option<u64>,
 }
 
 /// Who waits for the disk.
@@ -128,13 +140,39 @@ impl Journal {
         self.messages += 1;
         self.bytes += bytes;
         let stored = Some(Stored { room, seq, bytes: bytes as u32 });
-        self.pending.push_back(Pending { ticket: self.batch.ticket, stored, waiter });
+        self.pending.push_back(Pending { ticket: self.batch.ticket, stored, buried: None, waiter });
+    }
+
+    /// Adds the change that makes a message a tombstone; `waiter` is told when that is on the disk.
+    pub(super) fn bury(&mut self, write: LogWrite, (room, seq): (RoomId, Seq), waiter: Option<Waiter>) {
+        self.batch.writes.push(write);
+        self.batch.sync |= waiter.is_some();
+        self.buried.push_back(Buried { room, seq, until: None });
+        self.pending.push_back(Pending { ticket: self.batch.ticket, stored: None, buried: Some(room), waiter });
+    }
+
+    /// Whether a message is a tombstone, whatever the store says.
+    pub(super) fn is_buried(&self, room: RoomId, seq: Seq) -> bool {
+        self.buried.iter().any(|buried| (buried.room, buried.seq) == (room, seq))
+    }
+
+    /// Whether a tombstone is not on the disk yet.
+    pub(super) fn is_burying(&self, room: RoomId, seq: Seq) -> bool {
+        self.buried.iter().any(|buried| (buried.room, buried.seq) == (room, seq) && buried.until.is_none())
+    }
+
+    /// Forgets the tombstones that every answer from now on shows.
+    fn forget_buried(&mut self) {
+        let oldest = self.asked.first_key_value().map_or(u64::MAX, |(token, _)| *token);
+        while self.buried.front().and_then(|buried| buried.until).is_some_and(|until| until < oldest) {
+            self.buried.pop_front();
+        }
     }
 
     /// Lets someone wait for everything written so far, and asks for it to be synced.
     pub(super) fn wait(&mut self, waiter: Waiter) {
         self.batch.sync = true;
-        self.pending.push_back(Pending { ticket: self.batch.ticket, stored: None, waiter: Some(waiter) });
+        self.pending.push_back(Pending { ticket: self.batch.ticket, stored: None, buried: None, waiter: Some(waiter) });
     }
 
     /// Asks for what was written so far to be synced.
@@ -151,6 +189,12 @@ impl Journal {
         if let Some(stored) = &settled.stored {
             self.messages -= 1;
             self.bytes -= stored.bytes as usize;
+        }
+        if settled.buried.is_some()
+            && let Some(buried) = self.buried.iter_mut().find(|buried| buried.until.is_none())
+        {
+            buried.until = Some(self.last_token);
+            self.forget_buried();
         }
         Some(settled)
     }
@@ -184,9 +228,7 @@ impl Journal {
     /// What the answer with this token is for.
     pub(super) fn answered(&mut self, token: u64) -> Option<Asked> {
         let asked = self.asked.remove(&token);
-        if self.asked.is_empty() && self.asked.capacity() > ASKED_KEPT {
-            self.asked = ahash::HashMap::default();
-        }
+        self.forget_buried();
         asked
     }
 
@@ -204,10 +246,9 @@ impl Journal {
         let stored = || self.pending.iter().filter_map(|pending| pending.stored);
         assert_eq!(stored().count(), self.messages, "what waits is counted");
         assert_eq!(stored().map(|stored| stored.bytes as usize).sum::<usize>(), self.bytes, "bytes are counted");
+        let burying = self.buried.iter().filter(|buried| buried.until.is_none()).count();
+        assert_eq!(self.pending.iter().filter(|pending| pending.buried.is_some()).count(), burying);
         assert!(self.applied >= self.synced && self.synced < self.batch.ticket);
         assert!(self.reads.iter().all(|(token, _)| self.asked.contains_key(token)), "what is asked is known");
     }
 }
-
-/// What a storm made longer than this gives its memory back.
-const ASKED_KEPT: usize = 1_024;

@@ -264,7 +264,9 @@ impl State {
         match outcome {
             Err(refusal) => self.reply(from, seat.conn, id, Err(refusal)),
             Ok((room, None)) => self.delete_stored(from, room, seat, id, seq),
-            Ok((_, Some(message))) if message.deleted => self.reply(from, seat.conn, id, Ok(Reply::Done)),
+            Ok((room, Some(message))) if message.deleted => {
+                self.confirm_burial(from, room, (seat.conn, id), seq, false)
+            }
             Ok((room, Some(_))) => self.bury(from, room, (seat.conn, id), seq, false),
         }
     }
@@ -303,16 +305,40 @@ impl State {
         let weight = room.history.weight();
         room.history.bury(seq);
         self.history_weight = self.history_weight - weight + room.history.weight();
-        let log = room.log.as_ref().map(|_| (room.name.clone(), room.epoch));
+        let log = room.log.as_mut().map(|log| {
+            log.burying += 1;
+            LogWrite::Bury { room: room.name.clone(), epoch: room.epoch, seq }
+        });
         self.tell_listeners(id, |audience| Delivery::Deleted { audience, seq });
-        if let Some((room, epoch)) = log {
-            self.journal.write(LogWrite::Bury { room, epoch, seq });
-            if let Some(id) = tag {
-                self.journal.wait(Waiter { shard: from, conn, id, answer: Answer::Done });
-                if !owed {
-                    self.owe(from, conn);
-                }
+        let Some(write) = log else {
+            return self.reply(from, conn, tag, Ok(Reply::Done));
+        };
+        let waiter = tag.map(|id| Waiter { shard: from, conn, id, answer: Answer::Done });
+        if waiter.is_some() && !owed {
+            self.owe(from, conn);
+        }
+        self.journal.bury(write, (id, seq), waiter);
+    }
+
+    /// Answers whoever wants to delete what is deleted already, once that is kept.
+    pub(super) fn confirm_burial(
+        &mut self,
+        from: ShardId,
+        room: RoomId,
+        (conn, tag): (ConnId, Option<u64>),
+        seq: Seq,
+        owed: bool,
+    ) {
+        let Some(id) = tag else {
+            return;
+        };
+        if self.journal.is_burying(room, seq) {
+            self.journal.wait(Waiter { shard: from, conn, id, answer: Answer::Done });
+            if !owed {
+                self.owe(from, conn);
             }
+        } else if owed {
+            self.answer_waiter(from, conn, id, Ok(Reply::Done));
         } else {
             self.reply(from, conn, tag, Ok(Reply::Done));
         }

@@ -159,6 +159,9 @@ impl State {
             if let Some(stored) = settled.stored {
                 self.settle_message(stored.room, stored.seq);
             }
+            if let Some(room) = settled.buried {
+                self.settle_burial(room);
+            }
             if let Some(waiter) = settled.waiter {
                 let outcome = Ok(waiter.answer.into_reply());
                 self.answer_waiter(waiter.shard, waiter.conn, waiter.id, outcome);
@@ -189,6 +192,13 @@ impl State {
         if room.is_deserted() {
             self.settle_room(id);
         }
+    }
+
+    fn settle_burial(&mut self, id: RoomId) {
+        if let Some(log) = self.rooms.get_mut(id.slot, id.generation).and_then(|room| room.log.as_mut()) {
+            log.burying -= 1;
+        }
+        self.settle_room(id);
     }
 
     /// Answers a command whose answer was counted when it began to wait.

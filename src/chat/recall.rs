@@ -9,12 +9,13 @@ use std::sync::Arc;
 use crate::chat::consumer::Sent;
 use crate::chat::exchange::{Delivery, JoinRequest, Refusal, RoomId, Seat};
 use crate::chat::feeding::Fetch;
+use crate::chat::history::tombstone;
 use crate::chat::log::{LogAnswer, LogEvent, LogFailure, LogRead};
 use crate::chat::publish::NOT_MEMBER;
 use crate::chat::room::Room;
 use crate::chat::state::State;
 use crate::ids::{ConnId, Epoch, RoomName, Seq, ShardId};
-use crate::limits::{HISTORY_PAGE_BYTES, KEY_WINDOW_MS, PAGE_MAX, REPLAY_CHUNK_BYTES, REPLAY_CHUNK_MESSAGES};
+use crate::limits::{HISTORY_PAGE_BYTES, KEY_WINDOW_MS, REPLAY_CHUNK_BYTES, REPLAY_CHUNK_MESSAGES};
 use crate::message::close::ErrorCode;
 use crate::message::command::HistoryFrom;
 use crate::message::event::{Message, Reply};
@@ -27,7 +28,7 @@ pub(super) enum Asked {
     /// A member's replay goes on, after this position.
     Replay { room: RoomId, from: ShardId, seat: Seat, after: Seq },
     /// A page of the past, forwards, or backwards from `rest`.
-    History { room: RoomId, from: ShardId, conn: ConnId, id: u64, rest: Option<Vec<Arc<Message>>> },
+    History { room: RoomId, from: ShardId, conn: ConnId, id: u64, limit: usize, rest: Option<Vec<Arc<Message>>> },
     /// Messages for a consumer.
     Feed { room: RoomId, from: ShardId, seat: Seat, fetch: Fetch },
     /// A message that a consumer never acknowledged.
@@ -132,7 +133,7 @@ impl State {
             HistoryFrom::Latest => LogRead::Before { room, epoch, seq: before.next(), messages_max, bytes_max },
         };
         let rest = backwards.then_some(messages);
-        self.journal.ask(Asked::History { room: id, from, conn, id: tag, rest }, read);
+        self.journal.ask(Asked::History { room: id, from, conn, id: tag, limit, rest }, read);
         self.owe(from, conn);
     }
 
@@ -158,7 +159,7 @@ impl State {
         match self.journal.answered(token) {
             Some(Asked::Open(id)) => self.on_opened_log(id, outcome),
             Some(Asked::Replay { room, from, seat, after }) => {
-                let page = page_in(outcome).map(|(messages, _)| messages);
+                let page = self.page_in(room, outcome).map(|(messages, _)| messages);
                 let chunk = self
                     .rooms
                     .get_mut(room.slot, room.generation)
@@ -167,28 +168,43 @@ impl State {
                     self.deliver_chunk(from, room, seat, chunk);
                 }
             }
-            Some(Asked::History { room, from, conn, id, rest }) => {
-                let outcome = match (page_in(outcome), self.rooms.get(room.slot, room.generation)) {
-                    (Some((messages, more)), Some(room)) => Ok(join_pages(room, messages, rest, more)),
+            Some(Asked::History { room, from, conn, id, limit, rest }) => {
+                let outcome = match (self.page_in(room, outcome), self.rooms.get(room.slot, room.generation)) {
+                    (Some((messages, more)), Some(room)) => Ok(join_pages(room, messages, rest, (more, limit))),
                     (None, Some(_)) => Err(UNREADABLE),
                     (_, None) => Err(NOT_MEMBER),
                 };
                 self.answer_waiter(from, conn, id, outcome);
             }
             Some(Asked::Feed { room, from, seat, fetch }) => {
-                self.on_fetched(room, (from, seat), fetch, page_in(outcome).map(|(messages, _)| messages));
+                let page = self.page_in(room, outcome).map(|(messages, _)| messages);
+                self.on_fetched(room, (from, seat), fetch, page);
             }
             Some(Asked::GiveUp { room, from, seat, sent }) => {
-                self.on_fetched_to_give_up(room, (from, seat), sent, page_in(outcome).map(|(messages, _)| messages));
+                let page = self.page_in(room, outcome).map(|(messages, _)| messages);
+                self.on_fetched_to_give_up(room, (from, seat), sent, page);
             }
             Some(Asked::Enter { room, from, join }) => self.on_cursors(token, room, from, join, outcome),
             Some(Asked::Delete { room, from, seat, id, seq }) => {
-                let page = page_in(outcome).map(|(messages, _)| messages);
+                let page = self.page_in(room, outcome).map(|(messages, _)| messages);
                 let found = page.map(|messages| messages.into_iter().find(|message| message.seq == seq));
-                self.on_found_to_delete(from, room, (seat, id), found);
+                self.on_found_to_delete(from, room, (seat, id), (seq, found));
             }
             None => debug_assert!(false, "only what was asked is answered"),
         }
+    }
+
+    /// A page of the store, in which what was deleted meanwhile is deleted too.
+    fn page_in(&self, room: RoomId, outcome: Result<LogAnswer, LogFailure>) -> Option<(Vec<Arc<Message>>, bool)> {
+        let Ok(LogAnswer::Page { mut messages, more }) = outcome else {
+            return None;
+        };
+        for message in &mut messages {
+            if !message.deleted && self.journal.is_buried(room, message.seq) {
+                *message = Arc::new(tombstone(message));
+            }
+        }
+        Some((messages, more))
     }
 
     fn on_found_to_delete(
@@ -196,7 +212,7 @@ impl State {
         from: ShardId,
         room: RoomId,
         (seat, id): (Seat, Option<u64>),
-        found: Option<Option<Arc<Message>>>,
+        (seq, found): (Seq, Option<Option<Arc<Message>>>),
     ) {
         let refusal = match &found {
             None => Some(UNREADABLE),
@@ -204,7 +220,8 @@ impl State {
         };
         match (refusal, found.flatten()) {
             (None, Some(message)) if !message.deleted => self.bury(from, room, (seat.conn, id), message.seq, true),
-            (refusal, _) => {
+            (None, Some(_)) => self.confirm_burial(from, room, (seat.conn, id), seq, true),
+            (refusal, None) | (refusal @ Some(_), Some(_)) => {
                 let outcome = refusal.map_or(Ok(Reply::Done), Err);
                 match id {
                     Some(id) => self.answer_waiter(from, seat.conn, id, outcome),
@@ -264,7 +281,9 @@ impl State {
         let weight = room.history.weight();
         if let Some(log) = &mut room.log {
             log.trimmed = log.trimmed.max(upto);
-            while room.history.before() < upto && room.history.forget_oldest(upto) {}
+            // The store may have taken what is not yet known to be stored.
+            let gone = upto.min(log.synced);
+            while room.history.before() < gone && room.history.forget_oldest(gone) {}
         }
         self.history_weight = self.history_weight - weight + room.history.weight();
     }
@@ -274,27 +293,28 @@ fn page_of(room: &Room, messages: Vec<Arc<Message>>, more: bool) -> Reply {
     Reply::History { room: room.name.clone(), epoch: room.epoch, messages, more }
 }
 
-/// A page with what the store has of it.
-fn join_pages(room: &Room, mut messages: Vec<Arc<Message>>, rest: Option<Vec<Arc<Message>>>, more: bool) -> Reply {
+/// A page with what the store has of it: before `rest`, or forwards up to where memory goes on.
+fn join_pages(
+    room: &Room,
+    mut messages: Vec<Arc<Message>>,
+    rest: Option<Vec<Arc<Message>>>,
+    (more, limit): (bool, usize),
+) -> Reply {
     if let Some(rest) = rest {
         messages.extend(rest);
         return page_of(room, messages, more);
     }
-    if messages.is_empty() {
-        // Retention has taken what came next, up to what memory has.
-        let (messages, more) =
-            room.history.page(HistoryFrom::After(room.history.before()), PAGE_MAX, HISTORY_PAGE_BYTES);
-        return page_of(room, messages, more);
+    // Where the store has nothing more, memory goes on, also if retention has taken everything asked for.
+    let before = room.history.before();
+    let reached = messages.last().map_or(before, |last| last.seq);
+    if more || reached < before || messages.len() >= limit {
+        return page_of(room, messages, more || reached < room.history.last());
     }
-    let reached = messages.last().map_or(Seq(0), |last| last.seq);
-    page_of(room, messages, more || reached < room.history.last())
-}
-
-fn page_in(outcome: Result<LogAnswer, LogFailure>) -> Option<(Vec<Arc<Message>>, bool)> {
-    match outcome {
-        Ok(LogAnswer::Page { messages, more }) => Some((messages, more)),
-        _ => None,
-    }
+    let bytes: usize = messages.iter().map(|message| message.weight()).sum();
+    let bytes_max = HISTORY_PAGE_BYTES.saturating_sub(bytes);
+    let (newer, more) = room.history.page(HistoryFrom::After(reached), limit - messages.len(), bytes_max);
+    messages.extend(newer);
+    page_of(room, messages, more)
 }
 
 pub(super) const UNREADABLE: Refusal =

@@ -332,7 +332,7 @@ impl Room {
         Some(Replay::Stored(cursor))
     }
 
-    /// Messages of a replay have come from the store; none, because it could not be read, is a gap.
+    /// Messages of a replay have come from the store; none, because they are gone or cannot be read, is a gap.
     pub(super) fn replay_stored(
         &mut self,
         from: ShardId,
@@ -340,16 +340,14 @@ impl Room {
         after: Seq,
         page: Option<Vec<Arc<Message>>>,
     ) -> Option<Chunk> {
-        let (trimmed, before, last) = (self.trimmed(), self.history.before(), self.history.last());
+        let (before, last) = (self.history.before(), self.history.last());
         let (occupant, cursor) = self.cursor_mut(from, seat)?;
         if cursor != after {
             return None;
         }
-        let (gap_to, messages) = match page {
-            Some(messages) if !messages.is_empty() => (trimmed, messages),
-            Some(_) => (before.min(trimmed), Vec::new()),
-            None => (before, Vec::new()),
-        };
+        // The store may know of a retention of which nothing was heard here yet, so what comes tells of the gap.
+        let messages = page.unwrap_or_default();
+        let gap_to = messages.first().map_or(before, |first| first.prev.unwrap_or(Seq(first.seq.0 - 1)));
         let gap = (cursor < gap_to).then(|| (cursor.next(), gap_to));
         // Where the store has nothing after the position, memory goes on.
         let reached = messages.last().map_or(before.max(cursor), |message| message.seq);
@@ -387,7 +385,9 @@ impl Room {
 
     /// Whether nothing of it waits for the disk or for an answer of the store.
     pub(super) fn is_settled(&self) -> bool {
-        self.log.as_ref().is_none_or(|log| log.unsynced == 0 && log.parked.is_none() && log.entering.is_empty())
+        self.log
+            .as_ref()
+            .is_none_or(|log| log.unsynced + log.burying == 0 && log.parked.is_none() && log.entering.is_empty())
     }
 
     /// Whether nobody is here, not even in grace.

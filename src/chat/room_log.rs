@@ -31,6 +31,8 @@ pub(super) struct RoomLog {
     pub(super) synced: Seq,
     /// Messages after it.
     pub(super) unsynced: u64,
+    /// Tombstones that are not on the disk.
+    pub(super) burying: u64,
     /// Where the messages of this turn are gathered.
     pub(super) place: Place,
     /// Members whose cursors are being read before they enter, with the token of the question.
@@ -53,6 +55,7 @@ impl RoomLog {
             jumps: Vec::new(),
             synced: Seq(0),
             unsynced: 0,
+            burying: 0,
             place: Place::default(),
             entering: Vec::new(),
             readers: ahash::HashMap::default(),

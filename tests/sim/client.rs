@@ -11,7 +11,7 @@ use hubbub::message::command::{Command, CommandBody, Connect};
 use hubbub::message::event::Event;
 
 use crate::env::Env;
-use crate::talk::{Talk, body_of, plain};
+use crate::talk::{Labels, Talk, body_of, plain};
 use crate::truth::{Author, What};
 use crate::wire::{Item, Reader};
 use crate::witness::{Asked, Reaction, Witness};
@@ -61,6 +61,16 @@ pub struct Client {
     reader: Reader,
     /// Where it left off, by room.
     positions: BTreeMap<usize, (Epoch, u64)>,
+    /// Keys it has used.
+    keys: Keys,
+}
+
+/// Keys that a client has used, by room.
+#[derive(Debug, Default)]
+pub struct Keys {
+    pub used: Vec<(usize, String)>,
+    /// Of messages whose `ok` never came.
+    pub unsure: Vec<(usize, String)>,
 }
 
 /// What the client knows of its connection.
@@ -102,11 +112,19 @@ impl Client {
             life: 0,
             reader: Reader::default(),
             positions: BTreeMap::new(),
+            keys: Keys::default(),
         }
     }
 
     pub fn chat(&self) -> Option<&Witness> {
         match &self.session {
+            Session::Chat(witness) => Some(witness),
+            Session::None | Session::Relay(_) => None,
+        }
+    }
+
+    pub fn chat_mut(&mut self) -> Option<&mut Witness> {
+        match &mut self.session {
             Session::Chat(witness) => Some(witness),
             Session::None | Session::Relay(_) => None,
         }
@@ -133,7 +151,8 @@ impl Client {
                     env.seen.half_closes += 1;
                     return Act::Send(vec![Inbound::HalfClose]);
                 }
-                let mut talk = Talk { witness, positions: &self.positions, user: &self.user, out: Vec::new() };
+                let (positions, keys) = (&self.positions, &mut self.keys);
+                let mut talk = Talk { witness, positions, keys, user: &self.user, out: Vec::new() };
                 talk.decide(env);
                 Act::Send(talk.out)
             }
@@ -158,7 +177,8 @@ impl Client {
             connect = Some(Connect { name: Some(Cow::Owned(self.user.clone())), ..Connect::default() });
             witness.connected = true;
             for room in 0..env.plan.rooms.len() {
-                if env.rng.chance(1, 3) {
+                // An error there has no `id`, and so the witness could not tell for which room.
+                if env.plan.store.unreadable == 0 && env.rng.chance(1, 3) {
                     witness.url_joins.push(room);
                     witness.member_of.insert(room);
                     inbound.push(Inbound::JoinFromUrl(env.plan.rooms[room].as_str().to_owned()));
@@ -194,8 +214,9 @@ impl Client {
     /// Publishes one message in a room, as the last roll-call does.
     pub fn say(&mut self, room: usize, env: &mut Env) -> Inbound {
         let Session::Chat(witness) = &mut self.session else { unreachable!("a chat connection") };
-        let mut talk = Talk { witness, positions: &self.positions, user: &self.user, out: Vec::new() };
-        talk.message(room, None, true, true, env);
+        let (positions, keys) = (&self.positions, &mut self.keys);
+        let mut talk = Talk { witness, positions, keys, user: &self.user, out: Vec::new() };
+        talk.message(room, Labels { tag: None, key: None, echo: true }, true, env);
         talk.out.remove(0)
     }
 
@@ -253,7 +274,7 @@ impl Client {
                 if !witness.member_of.contains(&room) {
                     return;
                 }
-                let membership = witness.views[&room].membership;
+                let Some(membership) = witness.views.get(&room).map(|view| view.membership) else { return };
                 let asked = Asked::Presence { room, membership, after };
                 let body = body_of(&asked, &self.user, env);
                 out.push(Inbound::Command(Command { id: Some(witness.ask(asked)), body }));
@@ -272,7 +293,10 @@ impl Client {
     /// The connection is over; `reason` is the server's goodbye if there was one.
     pub fn ended(&mut self, reason: Option<CloseReason>, env: &mut Env) {
         match std::mem::replace(&mut self.session, Session::None) {
-            Session::Chat(witness) => witness.end(reason, env),
+            Session::Chat(witness) => {
+                self.keys.unsure.extend(witness.unsure_keys(env));
+                witness.end(reason, env)
+            }
             Session::Relay(witness) => witness.end(reason, env),
             Session::None => {}
         }

@@ -9,6 +9,7 @@ use crate::faults::Fault;
 use crate::plan::Plan;
 use crate::rng::Rng;
 use crate::seen::Seen;
+use crate::store::Store;
 use crate::truth::Truth;
 use crate::view::Memory;
 use crate::wire::Wire;
@@ -22,6 +23,9 @@ pub struct Env {
     pub step: u64,
     pub wire: Wire,
     pub truth: Truth,
+    pub store: Store,
+    /// How often the server has started before.
+    pub life: u64,
     pub fault: Option<Fault>,
     pub trace: Trace,
     pub seen: Seen,
@@ -41,6 +45,7 @@ pub struct Trace {
 
 impl Env {
     pub fn new(plan: Plan, rng: Rng, fault: Option<Fault>, traced: bool) -> Self {
+        let store = Store::new(plan.store.clone(), plan.seed);
         Self {
             plan,
             rng,
@@ -48,6 +53,8 @@ impl Env {
             step: 0,
             wire: Wire::default(),
             truth: Truth::default(),
+            store,
+            life: 0,
             fault,
             trace: Trace { on: traced, text: String::new() },
             seen: Seen::default(),
@@ -91,6 +98,8 @@ impl Env {
             1..20 => {}
             _ => self.now.unix_ms += us.div_ceil(1_000),
         }
+        let worked = self.store.work(self.now.us, &mut self.fault);
+        self.check(worked);
     }
 
     /// Which of the plan's rooms has this name. Both namespaces use the same names.

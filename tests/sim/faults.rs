@@ -34,10 +34,22 @@ pub enum FaultKind {
     SwapDeliveries,
     /// A gap is not told.
     DropGap,
+    /// The store says that something is on the disk that is not.
+    AckUnsynced,
+    /// A crash takes a message that was on the disk.
+    LoseStored,
+    /// The store forgets that there was a crash: positions are given again.
+    ForgetCrash,
+    /// The store forgets keys.
+    ForgetKeys,
+    /// A page from the store lacks a message.
+    LoseFromPage,
+    /// Two messages of a page from the store change places.
+    SwapInPage,
 }
 
 impl FaultKind {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 18] = [
         Self::DropMessage,
         Self::RepeatMessage,
         Self::SwapMessages,
@@ -50,7 +62,26 @@ impl FaultKind {
         Self::DropDelivery,
         Self::SwapDeliveries,
         Self::DropGap,
+        Self::AckUnsynced,
+        Self::LoseStored,
+        Self::ForgetCrash,
+        Self::ForgetKeys,
+        Self::LoseFromPage,
+        Self::SwapInPage,
     ];
+
+    /// Whether it is the model of the store that commits it.
+    pub fn is_of_the_store(self) -> bool {
+        let of_the_store = [
+            Self::AckUnsynced,
+            Self::LoseStored,
+            Self::ForgetCrash,
+            Self::ForgetKeys,
+            Self::LoseFromPage,
+            Self::SwapInPage,
+        ];
+        of_the_store.contains(&self)
+    }
 
     fn strikes(self, item: &Item) -> bool {
         let Item::Event(event) = item else { return false };
@@ -65,7 +96,7 @@ impl FaultKind {
             Self::DropPresence => matches!(event, Event::Presence(presence) if !presence.left.is_empty()),
             Self::DropDeleted => matches!(event, Event::Deleted { .. }),
             Self::DropGap => matches!(event, Event::Gap { .. }),
-            Self::DropDelivery | Self::SwapDeliveries => false,
+            _ => false,
         }
     }
 }
@@ -126,6 +157,19 @@ impl Fault {
                 Deed::Drop
             }
         }
+    }
+
+    /// Whether the fault is committed at this chance, if it is of this kind.
+    pub fn commit(&mut self, kind: FaultKind) -> bool {
+        if self.kind != kind || self.done {
+            return false;
+        }
+        if self.patience > 0 {
+            self.patience -= 1;
+            return false;
+        }
+        self.done = true;
+        true
     }
 
     /// Commits the fault on a batch of deliveries to another shard, if it falls there.

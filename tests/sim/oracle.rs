@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hubbub::ids::UserName;
+use hubbub::ids::{Seq, UserName};
 use hubbub::message::command::HistoryFrom;
 
 use crate::client::{Client, Session};
@@ -65,7 +65,41 @@ pub fn call_the_roll(world: &mut World) {
     world.let_time_pass(PRESENCE_SETTLE_MS);
     check_heads(world, probe);
     check_relay_rooms(world);
+    check_stored(world, probe);
     judge(world);
+}
+
+/// A durable room's log can be read from its beginning, or from where retention has left it, to its head.
+fn check_stored(world: &mut World, probe: usize) {
+    for room in (0..world.env.plan.rooms.len()).filter(|room| world.env.plan.is_durable(*room)).collect::<Vec<_>>() {
+        let mut seqs: Vec<u64> = Vec::new();
+        loop {
+            let from = HistoryFrom::After(Seq(seqs.last().copied().unwrap_or_default()));
+            ask(world, probe, Asked::History { room, from, limit: 1_000 });
+            world.rest();
+            let page = world.clients[probe].chat_mut().and_then(|newcomer| newcomer.page.take());
+            let Some((page, more)) = page else { return };
+            seqs.extend(page);
+            if !more {
+                break;
+            }
+        }
+        let World { env, clients, .. } = world;
+        let Some(view) = clients[probe].chat().and_then(|newcomer| newcomer.views.get(&room)) else { return };
+        let epoch = view.epoch;
+        let follows = |pair: &[u64]| env.truth.alive_before(room, epoch.0, pair[1]) == pair[0];
+        let whole = seqs.windows(2).all(follows) && seqs.last() == Some(&(view.next - 1));
+        let first = seqs.first().map_or(0, |first| env.truth.alive_before(room, epoch.0, *first));
+        if !whole || first > env.store.trimmed(epoch).0 {
+            env.fail(|| format!("the log of {room} is {seqs:?}"));
+        }
+        let spot = |seq| (room, epoch.0, seq);
+        let (from, to) = (spot(seqs.first().copied().unwrap_or_default()), spot(u64::MAX));
+        let lost = env.truth.durable.range(from..=to).find(|(_, _, seq)| seqs.binary_search(seq).is_err());
+        if let Some(lost) = lost.copied() {
+            env.fail(|| format!("{lost:?} was durable and cannot be read"));
+        }
+    }
 }
 
 fn ask(world: &mut World, client: usize, asked: Asked) {
@@ -141,7 +175,10 @@ fn check_publications(witness: &Witness, env: &mut Env) {
         let view = witness.views.get(&sent.room).filter(|view| !view.leaving && view.since_step < sent.step);
         // What its own sender does not get may have been shown to nobody.
         let comes_back = view.is_some_and(|view| sent.echo && sent.tag.as_ref().is_none_or(|tag| view.wants(tag)));
-        sent.what == What::Message && sent.author == witness.author && comes_back && !sent.accepted
+        if sent.what != What::Message || (env.plan.is_durable(sent.room) && env.plan.store.fails()) {
+            return false;
+        }
+        sent.author == witness.author && comes_back && !sent.accepted && !sent.again
     });
     if let Some((number, sent)) = lost.map(|(number, sent)| (number, sent.clone())) {
         env.fail(|| format!("{number} {sent:?} was never published"));
@@ -184,9 +221,12 @@ fn check_heads(world: &mut World, probe: usize) {
 /// What a member passed over was not meant for it, nor was what it has not got up to `head`.
 fn check_stretch(memory: &Memory, head: u64, env: &mut Env) {
     let Memory { author, no_echo, room, view } = memory;
-    let tail = (view.next <= head).then_some((view.next, head));
+    // Where a replay found nothing left, what comes is what is said from then on.
+    let next = if view.loose_start { view.next.max(view.head + 1) } else { view.next };
+    let tail = (next <= head).then_some((next, head));
     for (from, to) in view.jumps.iter().copied().chain(tail) {
-        for seq in from..=to {
+        let alive = (from..=to).filter(|seq| env.truth.alive_from(*room, view.epoch.0, *seq) == *seq);
+        for seq in alive.collect::<Vec<u64>>() {
             let number = env.truth.places.get(&(*room, view.epoch.0, seq)).and_then(|place| place.number);
             let candidates = match number {
                 Some(number) => vec![number],
@@ -199,8 +239,9 @@ fn check_stretch(memory: &Memory, head: u64, env: &mut Env) {
             });
             env.seen.filtered += u64::from(unwanted);
             // What nobody was shown was filtered by all, or was this client's own without echo. Without history a room
-            // begins anew whenever it was empty, and the candidates may be of another epoch.
-            let unseen = number.is_none() && (candidates.is_empty() || env.plan.limits.history_size == 0);
+            // begins anew whenever it was empty, or after a crash, and the candidates may be of another epoch.
+            let begins_anew = env.plan.limits.history_size == 0 || env.life > 0;
+            let unseen = number.is_none() && (candidates.is_empty() || begins_anew);
             let may_be_unseen = unseen && (*no_echo || !view.tags.is_empty());
             if !unwanted && !may_be_unseen {
                 return env.fail(|| format!("{author:?} in {room} missed {seq}: {view:?}, head {head}"));

@@ -7,7 +7,7 @@ use hubbub::chat::CoreConfig;
 use hubbub::chat::outbox::OutboxLimits;
 use hubbub::ids::{Namespace, RoomName, ShardId};
 use hubbub::limits::{Limits, SlowConsumerPolicy};
-use hubbub::policy::RoomPolicies;
+use hubbub::policy::{Commit, HistoryMode, Pattern, RoomPolicies, RoomPolicy};
 
 use crate::faults::FaultKind;
 use crate::rng::Rng;
@@ -44,6 +44,59 @@ pub struct Plan {
     pub history_bytes_tight: bool,
     /// Whether the world ends by a drain.
     pub drains: bool,
+    /// By room.
+    pub keeps: Vec<Keep>,
+    pub store: StorePlan,
+    /// When the server dies or stops and starts again: the step, and whether it is a crash.
+    pub stops: Vec<(usize, bool)>,
+}
+
+/// What is kept of a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    Memory,
+    Durable(Commit),
+}
+
+/// How slow the store is, and what happens to it.
+#[derive(Clone, Debug, Default)]
+pub struct StorePlan {
+    pub apply_us_max: u64,
+    pub sync_us_max: u64,
+    /// How long a batch for which nobody waits is not synced.
+    pub interval_us_max: u64,
+    pub read_us_max: u64,
+    pub tell_us_max: u64,
+    /// Rooms of which retention takes nothing.
+    pub kept: Vec<RoomName>,
+    /// Whether it is full or fails at times.
+    pub ill: bool,
+    /// Whether at times nothing can be handed over.
+    pub busy: bool,
+    /// Out of a hundred questions, how many cannot be answered.
+    pub unreadable: usize,
+}
+
+impl StorePlan {
+    /// Whether what is said in a durable room, or asked of one, may be refused.
+    pub fn fails(&self) -> bool {
+        self.ill || self.unreadable > 0
+    }
+
+    fn new(rng: &mut Rng) -> Self {
+        let delay = |rng: &mut Rng| *rng.pick(&[0, 300, 20_000, 500_000]);
+        Self {
+            apply_us_max: delay(rng),
+            sync_us_max: delay(rng),
+            interval_us_max: *rng.pick(&[20_000, 1_000_000]),
+            read_us_max: delay(rng),
+            tell_us_max: delay(rng),
+            kept: Vec::new(),
+            ill: rng.chance(1, 8),
+            busy: rng.chance(1, 4),
+            unreadable: if rng.chance(1, 10) { 10 } else { 0 },
+        }
+    }
 }
 
 impl Plan {
@@ -84,7 +137,21 @@ impl Plan {
             tells_closed_at_once: rng.chance(1, 2),
             history_bytes_tight,
             drains: rng.chance(1, 4),
+            keeps: Vec::new(),
+            store: StorePlan::new(rng),
+            stops: Vec::new(),
         };
+        let durable = *rng.pick(&[0, 2, 4]);
+        let keep = |rng: &mut Rng| match rng.below(4) {
+            n if n >= durable => Keep::Memory,
+            0 => Keep::Durable(Commit::Interval),
+            _ => Keep::Durable(Commit::Fsync),
+        };
+        plan.keeps = plan.rooms.iter().map(|_| keep(rng)).collect();
+        plan.store.kept = plan.rooms.iter().filter(|_| rng.chance(2, 3)).cloned().collect();
+        for _ in 0..*rng.pick(&[0, 0, 1, 2, 4]) {
+            plan.stops.push((rng.below(plan.steps), rng.chance(3, 4)));
+        }
         if rng.chance(1, 6) {
             plan.crowd(rng);
         }
@@ -94,6 +161,7 @@ impl Plan {
     /// All in one room, and so much is said that its history runs away from whoever reads slowly.
     fn crowd(&mut self, rng: &mut Rng) {
         self.rooms.truncate(1);
+        self.keeps.truncate(1);
         self.clients = 12;
         self.steps = 1_000;
         self.limits.history_size = 100;
@@ -108,6 +176,13 @@ impl Plan {
     /// Changes the plan so that the fault will be felt: whoever leaves right after it could not tell of it.
     pub fn suit(&mut self, fault: FaultKind) {
         self.restlessness = 1_000;
+        if fault.is_of_the_store() {
+            self.keeps.fill(Keep::Durable(Commit::Fsync));
+            self.store.ill = false;
+            self.store.unreadable = 0;
+            self.store.kept = self.rooms.clone();
+            self.stops = vec![(self.steps / 3, true), (2 * self.steps / 3, true)];
+        }
         if fault == FaultKind::DropGap {
             self.outbox.policy = SlowConsumerPolicy::Skip;
             self.slow_of_eight = 4;
@@ -117,15 +192,34 @@ impl Plan {
         }
     }
 
-    pub fn core_config(&self, shard: ShardId) -> CoreConfig {
+    /// What is kept of which room.
+    pub fn policies(&self) -> RoomPolicies {
+        let memory = RoomPolicies::memory(self.limits.history_size, self.limits.history_bytes).default;
+        let policy = |keep: &Keep| match keep {
+            Keep::Memory => memory,
+            Keep::Durable(commit) => RoomPolicy { commit: *commit, ..RoomPolicy::new(HistoryMode::Durable) },
+        };
+        let rules = self.rooms.iter().zip(&self.keeps);
+        RoomPolicies {
+            rules: rules.map(|(room, keep)| (Pattern::new(room.as_str()), policy(keep))).collect(),
+            default: memory,
+        }
+    }
+
+    pub fn is_durable(&self, room: usize) -> bool {
+        self.keeps[room] != Keep::Memory
+    }
+
+    /// `life`: how often the server has started before.
+    pub fn core_config(&self, shard: ShardId, life: u64) -> CoreConfig {
         CoreConfig {
             shard,
             shards: self.shards,
             limits: self.limits.clone(),
-            policies: Arc::new(RoomPolicies::memory(self.limits.history_size, self.limits.history_bytes)),
+            policies: Arc::new(self.policies()),
             node: Arc::from("sim"),
             exchange_backlog_max: self.exchange_backlog_max,
-            seed: self.seed ^ (u64::from(shard.0) << 48),
+            seed: self.seed ^ (u64::from(shard.0) << 48) ^ (life << 32),
         }
     }
 

@@ -45,4 +45,13 @@ seen! {
     filtered,
     drains,
     new_epochs,
+    durable_oks,
+    duplicates,
+    stored_pages,
+    trims,
+    crashes,
+    clean_stops,
+    positions_passed_over,
+    sent_again,
+    store_refusals,
 }

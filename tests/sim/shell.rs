@@ -55,6 +55,8 @@ pub enum Chore {
     Tick,
     /// Move what waits for another shard into its mailboxes.
     Flush(ShardId),
+    /// Hand what is to be stored and asked to the store.
+    Store,
 }
 
 /// What a chore means to the client at the other end.
@@ -78,7 +80,7 @@ pub struct Lane {
 
 impl Shell {
     pub fn new(id: ShardId, env: &Env) -> Self {
-        let state = State::new(env.plan.core_config(id));
+        let state = State::new(env.plan.core_config(id, env.life));
         Self { id, state, slots: Vec::new(), scratch: Vec::new() }
     }
 
@@ -126,6 +128,9 @@ impl Shell {
                 list.push(Chore::Flush(*to));
             }
         }
+        if (self.state.has_log_batch() || self.state.has_log_reads()) && env.store.takes(self.id.index(), env.now.us) {
+            list.push(Chore::Store);
+        }
     }
 
     pub fn carry_out(&mut self, chore: Chore, lanes: &mut [Lane], env: &mut Env) -> Effect {
@@ -168,8 +173,24 @@ impl Shell {
             }
             Chore::Tick => self.tick(env),
             Chore::Flush(to) => return self.flush(to, &mut lanes[to.index()], env),
+            Chore::Store => self.hand_over(env),
         }
         Effect::None
+    }
+
+    /// Gives the store what there is for it.
+    pub fn hand_over(&mut self, env: &mut Env) {
+        let (shard, now_us) = (self.id.index(), env.now.us);
+        while let Some(batch) = self.state.take_log_batch() {
+            env.note(|| format!("shard {shard} stores {batch:?}"));
+            env.store.take_batch(shard, batch, now_us);
+        }
+        while let Some((token, read)) = self.state.take_log_read() {
+            env.note(|| format!("shard {shard} asks {token} {read:?}"));
+            env.store.ask(shard, token, read, now_us, &mut env.fault);
+        }
+        let worked = env.store.work(now_us, &mut env.fault);
+        env.check(worked);
     }
 
     /// Hands one input to the core, which must take it, and does what it wants.
@@ -341,9 +362,18 @@ impl Shell {
 
     /// The oracle learns of every message that a core lets out.
     fn record(&self, item: &Item, env: &mut Env) {
-        if let Item::Event(Event::Message(message)) = item {
-            let published = env.truth.publish(message);
-            env.check(published);
+        match item {
+            Item::Event(Event::Message(message)) => {
+                let published = env.truth.publish(message);
+                env.check(published);
+            }
+            Item::Event(Event::Ok { body: Reply::Sent { room, seq, durable: true, .. }, .. }) => {
+                env.seen.durable_oks += 1;
+                if !env.store.has(room, *seq) {
+                    env.fail(|| format!("{seq:?} of {room:?} is said to be durable and is not on the disk"));
+                }
+            }
+            _ => {}
         }
     }
 

@@ -9,7 +9,7 @@ use hubbub::message::close::ErrorCode;
 use hubbub::message::command::{Command, CommandBody, Connect, HistoryFrom, Join, Position, Publish};
 use hubbub::message::event::Role;
 
-use crate::client::Inbound;
+use crate::client::{Inbound, Keys};
 use crate::env::Env;
 use crate::truth::{Author, Sent, What};
 use crate::witness::{Asked, JoinAsked, Witness};
@@ -18,8 +18,17 @@ use crate::witness::{Asked, JoinAsked, Witness};
 pub struct Talk<'a> {
     pub witness: &'a mut Witness,
     pub positions: &'a BTreeMap<usize, (Epoch, u64)>,
+    pub keys: &'a mut Keys,
     pub user: &'a str,
     pub out: Vec<Inbound>,
+}
+
+/// What a message carries beside its content.
+#[derive(Clone, Debug, Default)]
+pub struct Labels {
+    pub tag: Option<String>,
+    pub key: Option<String>,
+    pub echo: bool,
 }
 
 impl Talk<'_> {
@@ -33,6 +42,10 @@ impl Talk<'_> {
             }
             self.ask(Asked::Connect, env);
             self.witness.connected = true;
+        }
+        if env.plan.store.unreadable > 0 && (0..env.plan.rooms.len()).any(|room| !self.witness.is_settled(room)) {
+            // What is said before a join is refused is refused as well; that would hide too much.
+            return;
         }
         let elsewhere: Vec<usize> =
             (0..env.plan.rooms.len()).filter(|room| !self.witness.member_of.contains(room)).collect();
@@ -87,7 +100,8 @@ impl Talk<'_> {
     }
 
     fn join_asked(&self, room: usize, env: &mut Env) -> JoinAsked {
-        let mut asked = JoinAsked { room, presence: env.rng.chance(1, 2), ..JoinAsked::default() };
+        let stored = env.store.log_of(&env.plan.rooms[room]).map(|(epoch, _)| epoch);
+        let mut asked = JoinAsked { room, presence: env.rng.chance(1, 2), stored, ..JoinAsked::default() };
         match (env.rng.below(8), self.positions.get(&room)) {
             (0, _) => asked.since = Some(Position { epoch: Epoch(env.rng.next_u64()), seq: Seq(env.rng.range(0, 9)) }),
             (1, Some((epoch, seq))) => {
@@ -115,6 +129,7 @@ impl Talk<'_> {
 
     fn leave(&mut self, room: usize, env: &mut Env) {
         self.witness.member_of.remove(&room);
+        self.witness.has_left.insert(room);
         if self.witness.url_joins.contains(&room) || env.rng.chance(3, 4) {
             return self.ask(Asked::Leave { room }, env);
         }
@@ -127,6 +142,7 @@ impl Talk<'_> {
     fn switch(&mut self, from: usize, to: usize, env: &mut Env) {
         let to = self.join_asked(to, env);
         self.witness.member_of.remove(&from);
+        self.witness.has_left.insert(from);
         self.witness.member_of.insert(to.room);
         self.ask(Asked::Switch { from, to }, env);
     }
@@ -135,18 +151,39 @@ impl Talk<'_> {
         let tag = env.rng.chance(1, 4).then(|| format!("t{}", env.rng.below(3)));
         let echo = !env.rng.chance(1, 12);
         let with_id = env.rng.chance(2, 3);
-        self.message(room, tag, echo, with_id, env);
+        let key = self.key(room, env);
+        self.message(room, Labels { tag, key, echo }, with_id, env);
     }
 
-    pub fn message(&mut self, room: usize, tag: Option<String>, echo: bool, with_id: bool, env: &mut Env) {
+    /// No key, a new one, one whose fate is unknown, or one that was used before.
+    fn key(&mut self, room: usize, env: &mut Env) -> Option<String> {
+        let unsure = self.keys.unsure.iter().position(|(of, _)| *of == room);
+        if let Some(at) = unsure.filter(|_| env.rng.chance(1, 2)) {
+            env.seen.sent_again += 1;
+            return Some(self.keys.unsure.swap_remove(at).1);
+        }
+        if !env.rng.chance(1, 5) {
+            return None;
+        }
+        let used: Vec<&String> = self.keys.used.iter().filter(|(of, _)| *of == room).map(|(_, key)| key).collect();
+        if !used.is_empty() && env.rng.chance(1, 3) {
+            return Some((*env.rng.pick(&used)).clone());
+        }
+        let key = format!("k{}", env.truth.sent.len());
+        self.keys.used.push((room, key.clone()));
+        Some(key)
+    }
+
+    pub fn message(&mut self, room: usize, labels: Labels, with_id: bool, env: &mut Env) {
+        let Labels { tag, key, echo } = labels;
         if !echo {
             self.witness.no_echo.insert(room);
         }
         let number = env.truth.sent.len();
-        let key = env.rng.chance(1, 8).then(|| format!("k{number}"));
         let author = self.witness.author;
+        let again = key.as_ref().is_some_and(|key| *key != format!("k{number}"));
         let plain = plain(author, What::Message, room, env);
-        let sent = Sent { tag: tag.clone(), key: key.clone(), echo, ..plain };
+        let sent = Sent { tag: tag.clone(), key: key.clone(), echo, again, ..plain };
         let padding = env.rng.below(120);
         let content = Cow::Owned(env.truth.write(sent, padding));
         let id = with_id.then(|| self.witness.ask(Asked::Message { room, number }));
@@ -217,7 +254,7 @@ impl Talk<'_> {
     fn nonsense(&mut self, here: &[usize], env: &mut Env) {
         let again = Join { room: name(*env.rng.pick(here), env), ..Join::default() };
         let body = match env.rng.below(5) {
-            0 => CommandBody::Join(Join { room: Cow::Borrowed("@nobody"), ..Join::default() }),
+            0 => CommandBody::Join(Join { room: Cow::Borrowed("no\tname"), ..Join::default() }),
             1 => CommandBody::Join(again),
             2 => CommandBody::Switch { from: name(*env.rng.pick(here), env), to: again },
             3 => CommandBody::Connect(Connect { name: Some(Cow::Borrowed("somebody else")), ..Connect::default() }),
@@ -239,7 +276,8 @@ impl Talk<'_> {
 
 /// Something sent with nothing special about it.
 pub fn plain(author: Author, what: What, room: usize, env: &Env) -> Sent {
-    Sent { author, what, room, tag: None, key: None, echo: true, step: env.step, accepted: false }
+    let (tag, key, echo, step) = (None, None, true, env.step);
+    Sent { author, what, room, tag, key, echo, step, accepted: false, again: false, duplicate: false }
 }
 
 fn name(room: usize, env: &Env) -> Cow<'static, str> {

@@ -61,19 +61,18 @@ pub struct People {
 }
 
 impl View {
-    /// The stretch `from..=to` was delivered or accounted for.
-    pub fn advance(&mut self, from: u64, to: u64, may_jump: bool) -> Result<(), String> {
+    /// The stretch `from..=to` was delivered or accounted for; `before` is the last position before it that is not
+    /// passed over by the whole room.
+    pub fn advance(&mut self, before: u64, from: u64, to: u64, may_jump: bool) -> Result<(), String> {
         if from < self.next || to < from {
             return Err(format!("{from} after {}", self.next - 1));
         }
-        if from > self.next {
-            let loose = self.loose_start && from <= self.head + 1;
-            if !may_jump && !loose {
-                return Err(format!("{from} instead of {}", self.next));
+        let next = if self.loose_start { from.min(self.head + 1).max(self.next) } else { self.next };
+        if before >= next {
+            if !may_jump {
+                return Err(format!("{from} after {before}, instead of {next}"));
             }
-            if !loose {
-                self.jumps.push((self.next, from - 1));
-            }
+            self.jumps.push((next, before));
         }
         self.loose_start = false;
         self.next = to + 1;

@@ -5,12 +5,14 @@ mod heard;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hubbub::ids::UserName;
+use hubbub::ids::{Epoch, UserName};
 use hubbub::message::close::{CloseReason, ErrorCode};
 use hubbub::message::command::{HistoryFrom, Position};
 use hubbub::message::event::{Event, Joined, Reply, Role};
+use hubbub::policy::Commit;
 
 use crate::env::Env;
+use crate::plan::Keep;
 use crate::truth::Author;
 use crate::view::{Memory, People, View};
 
@@ -36,6 +38,12 @@ pub struct Witness {
     pub told_closing: bool,
     /// The last page of rooms: places in the plan, and members.
     pub rooms: Vec<(usize, u64)>,
+    /// The last page of history: positions, and whether there is more.
+    pub page: Option<(Vec<u64>, bool)>,
+    /// Rooms into which it could not come, because the store could not be read.
+    pub barred: BTreeSet<usize>,
+    /// Rooms that it has left, or has said so.
+    pub has_left: BTreeSet<usize>,
     /// Joins after which a `leave` without `id` was sent, before they were answered.
     left_silently: BTreeSet<u64>,
     next_id: u64,
@@ -93,6 +101,8 @@ pub struct JoinAsked {
     pub history: u64,
     pub tags: Vec<String>,
     pub presence: bool,
+    /// The room's log on the disk when this was asked.
+    pub stored: Option<Epoch>,
 }
 
 /// What the client should do about an event.
@@ -122,6 +132,9 @@ impl Witness {
             half_closed: false,
             told_closing: false,
             rooms: Vec::new(),
+            page: None,
+            barred: BTreeSet::new(),
+            has_left: BTreeSet::new(),
             left_silently: BTreeSet::new(),
             next_id: 1,
         }
@@ -203,10 +216,12 @@ impl Witness {
 
     fn on_error(&mut self, id: Option<u64>, code: ErrorCode, message: &str, env: &mut Env) {
         let Some(id) = id else {
-            if self.errors_due == 0 && !env.draining {
+            let may_fail = env.draining || env.plan.store.fails();
+            if self.errors_due == 0 && !may_fail {
                 env.fail(|| format!("{:?}: unexpected error {code:?} {message}", self.author));
             }
-            self.errors_due = self.errors_due.saturating_sub(1);
+            let due = [ErrorCode::Overloaded, ErrorCode::NotFound].contains(&code) && env.plan.store.fails();
+            self.errors_due = self.errors_due.saturating_sub(usize::from(!due));
             return;
         };
         let asked = self.asked.remove(&id);
@@ -214,13 +229,53 @@ impl Witness {
             None => false,
             Some(Asked::Refused(expected)) if *expected == code => true,
             Some(Asked::Delete { .. }) if matches!(code, ErrorCode::NotFound | ErrorCode::Forbidden) => true,
-            Some(_) => env.draining,
+            // The store was asked, and meanwhile everybody has left.
+            Some(Asked::Delete { room, .. } | Asked::History { room, .. })
+                if code == ErrorCode::NotMember && env.plan.is_durable(*room) && self.has_left.contains(room) =>
+            {
+                true
+            }
+            Some(asked) => env.draining || self.store_refuses(asked, code, env),
         };
         if !fair {
             env.fail(|| format!("{:?}: error {code:?} ({message}) answers {id} {asked:?}", self.author));
         }
         if let (Some(Asked::Delete { seq, allowed: true, .. }), ErrorCode::Forbidden) = (&asked, code) {
             env.fail(|| format!("{:?} was not allowed to delete {seq}", self.author));
+        }
+    }
+
+    /// Whether this may be refused because of the store; whoever could not enter a room is in none.
+    fn store_refuses(&mut self, asked: &Asked, code: ErrorCode, env: &mut Env) -> bool {
+        let room = match asked {
+            Asked::Join(to) | Asked::Switch { to, .. } => to.room,
+            Asked::Leave { room }
+            | Asked::Message { room, .. }
+            | Asked::Signal { room, .. }
+            | Asked::Delete { room, .. }
+            | Asked::History { room, .. }
+            | Asked::Presence { room, .. } => *room,
+            Asked::Connect | Asked::Rooms { .. } | Asked::Ping | Asked::Refused(_) => return false,
+        };
+        if !env.plan.is_durable(room) || !env.plan.store.fails() {
+            return false;
+        }
+        env.seen.store_refusals += 1;
+        let unreadable = env.store.was_unreadable(&env.plan.rooms[room]);
+        match asked {
+            Asked::Join(to) | Asked::Switch { to, .. } if code == ErrorCode::Overloaded => {
+                self.barred.insert(to.room);
+                self.member_of.remove(&to.room);
+                if let Asked::Switch { from, .. } = asked {
+                    self.member_of.insert(*from);
+                }
+                unreadable
+            }
+            Asked::Message { .. } | Asked::Delete { .. } | Asked::History { .. } if code == ErrorCode::Overloaded => {
+                true
+            }
+            // It was said before the join was refused.
+            _ => code == ErrorCode::NotMember && self.barred.contains(&room),
         }
     }
 
@@ -240,12 +295,11 @@ impl Witness {
                 return self.enter(Some(id), &to, joined, env);
             }
             (Asked::Leave { room }, Reply::Done) => self.exit(room, env),
-            (Asked::Message { room, number }, Reply::Sent { room: name, seq, timestamp, .. }) => {
+            (Asked::Message { room, number }, Reply::Sent { room: name, seq, timestamp, durable, duplicate }) => {
                 if env.room(name) != Some(room) {
                     env.fail(|| format!("message {number} went to {name:?}"));
                 }
-                let claim = env.truth.claim(number, seq.0, *timestamp);
-                env.check(claim);
+                self.on_sent((room, number), (seq.0, *timestamp), (*durable, *duplicate), env);
             }
             (Asked::Signal { number, .. }, Reply::Done) => env.truth.sent[number].accepted = true,
             (Asked::Delete { room, seq, .. }, Reply::Done) => {
@@ -274,6 +328,33 @@ impl Witness {
         Reaction::None
     }
 
+    fn on_sent(
+        &mut self,
+        (room, number): (usize, usize),
+        (seq, timestamp): (u64, u64),
+        (durable, duplicate): (bool, bool),
+        env: &mut Env,
+    ) {
+        let fair = match env.plan.keeps[room] {
+            Keep::Memory => !durable,
+            Keep::Durable(Commit::Fsync) => durable,
+            Keep::Durable(Commit::Interval) => !durable || duplicate,
+        };
+        if !fair {
+            env.fail(|| format!("message {number} in {room}: durable {durable}, duplicate {duplicate}"));
+        }
+        if durable && let Some((epoch, _)) = env.store.log_of(&env.plan.rooms[room]) {
+            env.truth.durable.insert((room, epoch.0, seq));
+        }
+        let claim = if duplicate {
+            env.seen.duplicates += 1;
+            env.truth.claim_duplicate(number, seq, timestamp)
+        } else {
+            env.truth.claim(number, seq, timestamp)
+        };
+        env.check(claim);
+    }
+
     fn on_url_join(&mut self, body: &Reply, env: &mut Env) -> Reaction {
         let Reply::Joined(joined) = body else {
             env.fail(|| format!("{:?}: ok without id: {body:?}", self.author));
@@ -294,24 +375,27 @@ impl Witness {
         if env.room(&joined.room) != Some(room) || joined.members == 0 || alone {
             env.fail(|| format!("{asked:?} was answered by {joined:?}"));
         }
+        if asked.stored.is_some_and(|epoch| epoch != joined.epoch) {
+            env.fail(|| format!("{asked:?} was answered by {joined:?}"));
+        }
         self.judge_recovery(asked, joined, env);
-        let kept = head.min(env.plan.limits.history_size as u64);
         let after = match (asked.since, joined.recovered) {
             (Some(since), Some(true)) => since.seq.0,
             (Some(_), _) => head,
-            (None, _) => head - asked.history.min(kept),
+            (None, _) => latest(asked, joined, env),
         };
-        if after < head {
-            env.seen.replays += 1;
-        }
+        let replayed = env.truth.alive_from(room, joined.epoch.0, after + 1) <= head;
+        env.seen.replays += u64::from(replayed);
+        let trimmed = env.store.trimmed(joined.epoch).0;
+        let loose = if env.plan.is_durable(room) { after < trimmed } else { env.plan.history_bytes_tight };
         let view = View {
             membership: self.next_id,
             epoch: joined.epoch,
             head,
             members: joined.members,
             next: after + 1,
-            loose_start: asked.since.is_none() && asked.history > 0 && env.plan.history_bytes_tight,
-            replayed: after < head,
+            loose_start: asked.since.is_none() && asked.history > 0 && loose,
+            replayed,
             role: joined.role,
             tags: asked.tags.clone(),
             jumps: Vec::new(),
@@ -344,11 +428,13 @@ impl Witness {
             return;
         };
         let (same, head) = (since.epoch == joined.epoch, joined.seq.0);
+        let durable = env.plan.is_durable(asked.room);
         let missed = head.checked_sub(since.seq.0);
-        let kept = missed.is_some_and(|missed| missed <= env.plan.limits.history_size as u64);
+        let kept = missed.is_some_and(|missed| durable || missed <= env.plan.limits.history_size as u64);
+        let trimmed = durable && since.seq < env.store.trimmed(joined.epoch);
         let fair = match joined.recovered {
             Some(true) => same && kept,
-            Some(false) => !same || !kept || (env.plan.history_bytes_tight && missed != Some(0)),
+            Some(false) => !same || !kept || trimmed || (!durable && env.plan.history_bytes_tight && missed != Some(0)),
             None => false,
         };
         if joined.recovered == Some(true) {
@@ -395,15 +481,24 @@ impl Witness {
         }
         if reason == Some(CloseReason::Normal) {
             self.check_answered(env);
-            let is_cut =
-                |view: &View| view.next <= view.head && !view.leaving && !view.loose_start && view.tags.is_empty();
-            let cut = self.views.iter().find(|(_, view)| is_cut(view));
+            let is_cut = |view: &View| !view.leaving && !view.loose_start && view.tags.is_empty();
+            let misses = |room: usize, view: &View| env.truth.alive_from(room, view.epoch.0, view.next) <= view.head;
+            let cut = self.views.iter().find(|(room, view)| misses(**room, view) && is_cut(view));
             if let Some((room, view)) = cut.filter(|(room, _)| !self.no_echo.contains(room)) {
                 env.fail(|| {
                     format!("{author:?} in {room}: half-closed, replay ended at {} of {}", view.next, view.head)
                 });
             }
         }
+    }
+
+    /// Keys of messages that were not answered.
+    pub fn unsure_keys(&self, env: &Env) -> Vec<(usize, String)> {
+        let key = |asked: &Asked| match asked {
+            Asked::Message { room, number } => Some((*room, env.truth.sent[*number].key.clone()?)),
+            _ => None,
+        };
+        self.asked.values().filter_map(key).collect()
     }
 
     /// Nothing may be unanswered any more.
@@ -417,4 +512,17 @@ impl Witness {
             });
         }
     }
+}
+
+/// Where the latest messages begin for which a join has asked, if retention takes none: the position before.
+fn latest(asked: &JoinAsked, joined: &Joined, env: &Env) -> u64 {
+    let head = joined.seq.0;
+    if !env.plan.is_durable(asked.room) {
+        return head - asked.history.min(head.min(env.plan.limits.history_size as u64));
+    }
+    if asked.history == 0 {
+        return head;
+    }
+    let before = |seq: u64| env.truth.alive_before(asked.room, joined.epoch.0, seq);
+    (0..asked.history).fold(head + 1, |seq, _| before(seq)).max(1) - 1
 }

@@ -44,8 +44,14 @@ pub struct Outcome {
 #[derive(Clone, Copy, Debug)]
 enum Errand {
     Chore(Chore),
-    Delivery { from: usize },
-    Request { from: usize },
+    Delivery {
+        from: usize,
+    },
+    Request {
+        from: usize,
+    },
+    /// The store says something.
+    Log,
 }
 
 /// Lives through the world of one seed.
@@ -57,7 +63,8 @@ pub fn run(seed: u64, fault: Option<Fault>, traced: bool) -> Outcome {
     }
     let mut world = World::new(plan.clone(), rng, fault, traced);
     world.live();
-    let env = world.env;
+    let mut env = world.env;
+    (env.seen.stored_pages, env.seen.trims) = (env.store.pages, env.store.trims);
     Outcome {
         violation: env.violation().cloned(),
         seen: env.seen,
@@ -70,13 +77,20 @@ pub fn run(seed: u64, fault: Option<Fault>, traced: bool) -> Outcome {
 impl World {
     fn new(plan: Plan, rng: Rng, fault: Option<Fault>, traced: bool) -> Self {
         let mut env = Env::new(plan, rng, fault, traced);
-        let ids: Vec<ShardId> = (0..env.plan.shards).map(ShardId).collect();
-        let shells = ids.iter().map(|id| Shell::new(*id, &env)).collect();
-        let capacity = env.plan.mailbox_capacity;
-        let lane = || Lane { deliveries: Mailbox::new(capacity), requests: Mailbox::new(capacity) };
-        let lanes = ids.iter().map(|_| ids.iter().map(|_| lane()).collect()).collect();
         let clients = (0..env.plan.clients).map(|index| Client::new(index, &mut env)).collect();
-        Self { env, shells, lanes, clients, errands: Vec::new() }
+        let mut world = Self { env, shells: Vec::new(), lanes: Vec::new(), clients, errands: Vec::new() };
+        world.start();
+        world
+    }
+
+    /// The server starts, on the store as it is.
+    pub fn start(&mut self) {
+        let ids: Vec<ShardId> = (0..self.env.plan.shards).map(ShardId).collect();
+        self.shells = ids.iter().map(|id| Shell::new(*id, &self.env)).collect();
+        let capacity = self.env.plan.mailbox_capacity;
+        let lane = || Lane { deliveries: Mailbox::new(capacity), requests: Mailbox::new(capacity) };
+        self.lanes = ids.iter().map(|_| ids.iter().map(|_| lane()).collect()).collect();
+        self.env.store.start(self.env.plan.shards);
     }
 
     fn live(&mut self) {
@@ -93,6 +107,10 @@ impl World {
     fn be_wild(&mut self) {
         for step in 0..self.env.plan.steps as u64 {
             self.env.step = step;
+            self.env.store.misbehave(self.env.now.us);
+            if let Some((_, crash)) = self.env.plan.stops.iter().find(|(at, _)| *at as u64 == step).copied() {
+                self.restart(crash);
+            }
             let us = match self.env.rng.below(self.env.plan.patience) {
                 0 => self.env.rng.range(300_000, 2_500_000),
                 1..10 => self.env.rng.range(5_000, 200_000),
@@ -197,6 +215,10 @@ impl World {
                 let Some(request) = self.lanes[from][shard].requests.receive() else { return false };
                 (Input::Request { from: ShardId(from as u16), request }, &mut self.env)
             }
+            Errand::Log => {
+                let Some(event) = self.env.store.take_event(shard) else { return false };
+                (Input::Log(event), &mut self.env)
+            }
         };
         self.shells[shard].give(input, env);
         true
@@ -210,6 +232,9 @@ impl World {
         let mut chores = Vec::new();
         self.shells[shard].chores(&self.lanes[shard], &self.env, &mut chores);
         errands.extend(chores.into_iter().map(Errand::Chore));
+        if self.env.store.has_event(shard) {
+            errands.push(Errand::Log);
+        }
         let takes_requests = self.shells[shard].state.takes_requests();
         for (from, lanes) in self.lanes.iter().enumerate() {
             let ready = |at: Option<u64>| at.is_some_and(|at| at <= self.env.now.us);
@@ -264,7 +289,7 @@ impl World {
             }
             let lanes = self.lanes.iter().flatten();
             let arrivals = lanes.flat_map(|lane| [lane.deliveries.ready_us(), lane.requests.ready_us()]);
-            match arrivals.flatten().filter(|at| *at > self.env.now.us).min() {
+            match arrivals.flatten().chain(self.env.store.next_us()).filter(|at| *at > self.env.now.us).min() {
                 Some(at) => self.env.pass(at - self.env.now.us),
                 None => return,
             }
@@ -274,6 +299,7 @@ impl World {
 
     /// Stops the clients' doings and lets every deadline pass that could change anything.
     fn come_to_rest(&mut self) {
+        self.env.store.calm(self.env.now.us);
         for client in 0..self.clients.len() {
             self.clients[client].slow = false;
             if std::mem::replace(&mut self.clients[client].mute, false) && self.clients[client].link.is_some() {
@@ -306,14 +332,15 @@ impl World {
         }
         for shell in &self.shells {
             let counts = shell.state.counts();
-            if counts.deliveries_waiting + counts.requests_waiting + counts.blocked > 0 {
+            let stores = shell.state.has_log_batch() || shell.state.has_log_reads();
+            if counts.deliveries_waiting + counts.requests_waiting + counts.blocked > 0 || stores {
                 return Some(format!("shard {}: {counts:?}", shell.id.0));
             }
             if let Some(unrest) = shell.links().find_map(|link| link.unrest()) {
                 return Some(format!("shard {}: {unrest}", shell.id.0));
             }
         }
-        None
+        self.env.store.unrest()
     }
 
     /// All leave, or the server stops. Nothing may be left behind.

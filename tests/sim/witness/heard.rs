@@ -1,5 +1,7 @@
 //! What a connection hears in its rooms, and whether it may: messages, gaps, signals, presence and pages of them.
 
+use std::sync::Arc;
+
 use hubbub::ids::{Epoch, Seq, UserName};
 use hubbub::message::command::HistoryFrom;
 use hubbub::message::event::{Message, Presence, PresentUser, Signal};
@@ -19,7 +21,8 @@ impl Witness {
         };
         let seq = message.seq.0;
         let may_jump = !view.tags.is_empty() || self.no_echo.contains(&room);
-        if let Err(what) = view.advance(seq, seq, may_jump) {
+        let before = env.truth.alive_before(room, view.epoch.0, seq);
+        if let Err(what) = view.advance(before, seq, seq, may_jump) {
             return env.fail(|| format!("{author:?} in {room}: {what}"));
         }
         if message.timestamp < view.last_timestamp {
@@ -58,10 +61,17 @@ impl Witness {
             env.seen.outbox_gaps += 1;
         } else {
             env.seen.retention_gaps += 1;
-            env.truth.lost.insert((room, view.epoch.0, to));
+            let name = &env.plan.rooms[room];
+            let fair = to <= env.store.trimmed(view.epoch).0 || env.store.was_unreadable(name);
+            if !env.plan.is_durable(room) {
+                env.truth.lost.insert((room, view.epoch.0, to));
+            } else if !fair {
+                env.fail(|| format!("{author:?} in {room}: gap {from}..={to} in a durable log"));
+            }
         }
         let may_jump = !view.tags.is_empty() || self.no_echo.contains(&room);
-        if let Err(what) = view.advance(from, to, may_jump) {
+        let before = env.truth.alive_before(room, view.epoch.0, from);
+        if let Err(what) = view.advance(before, from, to, may_jump) {
             env.fail(|| format!("{author:?} in {room}: gap {from}..={to}: {what}"));
         }
     }
@@ -145,7 +155,7 @@ impl Witness {
         room: usize,
         from: HistoryFrom,
         limit: usize,
-        (epoch, messages, more): (Epoch, &[std::sync::Arc<Message>], bool),
+        (epoch, messages, more): (Epoch, &[Arc<Message>], bool),
         env: &mut Env,
     ) {
         for message in messages {
@@ -154,23 +164,38 @@ impl Witness {
         }
         let first = messages.first().map_or(0, |first| first.seq.0);
         let last = messages.last().map_or(0, |last| last.seq.0);
-        let dense = messages.windows(2).all(|pair| pair[1].seq == pair[0].seq.next());
+        let follows = |pair: &[Arc<Message>]| env.truth.alive_before(room, epoch.0, pair[1].seq.0) == pair[0].seq.0;
+        let dense = messages.windows(2).all(follows);
         let in_range = match from {
             HistoryFrom::Latest => true,
             HistoryFrom::Before(Seq(before)) => messages.is_empty() || last < before,
             HistoryFrom::After(Seq(after)) => messages.is_empty() || first > after,
         };
-        let kept = last.min(env.plan.limits.history_size as u64);
-        let whole = match from {
-            _ if env.plan.history_bytes_tight => !more || !messages.is_empty(),
-            HistoryFrom::Latest => messages.len() as u64 == kept.min(limit as u64) && more == (first > last - kept + 1),
-            HistoryFrom::After(Seq(after)) if !messages.is_empty() && !more => {
-                first == (after + 1).max(last - kept + 1)
+        let whole = if env.plan.is_durable(room) {
+            let trimmed = env.store.trimmed(epoch).0;
+            let before = env.truth.alive_before(room, epoch.0, first);
+            match from {
+                _ if messages.is_empty() => !more,
+                HistoryFrom::After(Seq(after)) => before <= after.max(trimmed),
+                HistoryFrom::Before(_) | HistoryFrom::Latest => more || before <= trimmed,
             }
-            _ => !more || !messages.is_empty(),
+        } else {
+            is_whole(from, (first, last), (messages.len(), limit), more, env)
         };
         if !dense || !in_range || messages.len() > limit || !whole {
-            env.fail(|| format!("page of history {from:?} {limit}: {first}..={last}, more {more}"));
+            env.fail(|| format!("page of history of {room} {from:?} {limit}: {first}..={last}, more {more}"));
         }
+        self.page = Some((messages.iter().map(|message| message.seq.0).collect(), more));
+    }
+}
+
+/// Whether a page of a memory room has all that there is of what was asked for.
+fn is_whole(from: HistoryFrom, (first, last): (u64, u64), (len, limit): (usize, usize), more: bool, env: &Env) -> bool {
+    let kept = last.min(env.plan.limits.history_size as u64);
+    match from {
+        _ if env.plan.history_bytes_tight => !more || len > 0,
+        HistoryFrom::Latest => len as u64 == kept.min(limit as u64) && more == (first > last - kept + 1),
+        HistoryFrom::After(Seq(after)) if len > 0 && !more => first == (after + 1).max(last - kept + 1),
+        _ => !more || len > 0,
     }
 }
