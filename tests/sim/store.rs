@@ -157,7 +157,7 @@ impl Store {
                 line.events.push_back(line.later.remove(at).1);
             }
             while self.ill_until_us.is_none() && self.apply_next(shard, now_us)? {}
-            if self.ill_until_us.is_none() && self.lines[shard].sync_us.is_some_and(|due_us| due_us <= now_us) {
+            while self.ill_until_us.is_none() && self.lines[shard].sync_us.is_some_and(|due_us| due_us <= now_us) {
                 self.sync(shard, now_us)?;
             }
             self.answer_next(shard, now_us, fault);
@@ -206,7 +206,8 @@ impl Store {
             return;
         }
         line.tell_us = None;
-        let lies = line.synced < line.applied && commit(fault, FaultKind::AckUnsynced);
+        let awaited = line.unsynced.iter().any(|batch| batch.sync);
+        let lies = awaited && commit(fault, FaultKind::AckUnsynced);
         let progress = (line.applied, if lies { line.applied } else { line.synced.max(line.told.1) });
         if progress != line.told {
             line.told = progress;
