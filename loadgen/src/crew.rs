@@ -8,7 +8,7 @@ use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 
 use crate::address::{Machine, check_sources, plan_sources, plan_workers};
 use crate::run::RunError;
-use crate::scenario::Scenario;
+use crate::scenario::{Kind, Scenario};
 use crate::stats::{Board, Counts, SentBoard};
 use crate::target::{Protocol, Target};
 use crate::worker::{self, Control, Job, Report};
@@ -58,6 +58,9 @@ impl Site {
         }
         if target.protocol == Protocol::Relay && scenario.drop_share > 0.0 {
             return Err(RunError::NoReplay(scenario.target.clone()));
+        }
+        if target.protocol == Protocol::Resp && (scenario.kind != Kind::Publish || scenario.require_durable) {
+            return Err(RunError::OnlyAppends(scenario.target.clone()));
         }
         let machine = Machine::read();
         let cores = cores(&scenario.cpus)?;

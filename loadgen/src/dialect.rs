@@ -23,6 +23,8 @@ pub struct Dialect {
     pub stamps: StampFinder,
     /// Finds numbers in messages.
     pub seqs: SeqFinder,
+    /// Reads the `ok`s of messages.
+    pub oks: OkReader,
     /// Where messages are written before they are framed.
     pub text: Vec<u8>,
 }
@@ -32,7 +34,15 @@ impl Dialect {
     #[must_use]
     pub fn new(scenario: Arc<Scenario>, target: Arc<Target>, seed: u64) -> Self {
         let random = Random::new(seed);
-        Self { scenario, target, random, stamps: StampFinder::new(), seqs: SeqFinder::new(), text: Vec::new() }
+        Self {
+            scenario,
+            target,
+            random,
+            stamps: StampFinder::new(),
+            seqs: SeqFinder::new(),
+            oks: OkReader::new(),
+            text: Vec::new(),
+        }
     }
 
     /// The name of the room of connection `index`.
@@ -69,10 +79,10 @@ impl Dialect {
     }
 }
 
-/// The command by which connection `index` says who it is.
+/// The command by which connection `index` says who it is, with `more` fields.
 #[must_use]
-pub fn connect(index: u32) -> String {
-    format!("{{\"type\":\"connect\",\"name\":\"{}\"}}", user(index))
+pub fn connect(index: u32, more: &str) -> String {
+    format!("{{\"type\":\"connect\",\"name\":\"{}\"{more}}}", user(index))
 }
 
 /// Reads the number after `"seq":`, looking first where the last one was.
@@ -93,10 +103,50 @@ impl SeqFinder {
             self.last_at = self.key.find(event)?;
         }
         let digits = &event[self.last_at + SEQ_KEY.len()..];
-        let digits = digits.strip_prefix(b" ").unwrap_or(digits);
-        let len = digits.iter().take(SEQ_DIGITS_MAX).take_while(|digit| digit.is_ascii_digit()).count();
-        (len > 0).then(|| digits[..len].iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
+        number(digits.strip_prefix(b" ").unwrap_or(digits)).map(|(number, _)| number)
     }
+}
+
+/// An `ok` for a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MessageOk {
+    /// The `id` that the message carried.
+    pub id: u64,
+    /// The room's number for it.
+    pub seq: u64,
+    /// Whether it says that the message is on disk.
+    pub durable: bool,
+}
+
+/// Reads `ok`s as hubbub writes them, without parsing what is between the fields. Every other text is left to the
+/// parser.
+#[derive(Debug)]
+pub struct OkReader {
+    seqs: SeqFinder,
+}
+
+impl OkReader {
+    fn new() -> Self {
+        Self { seqs: SeqFinder::new() }
+    }
+
+    /// The `ok` in `event`, if it is one for a message and has no field that says more.
+    #[inline]
+    pub fn read(&mut self, event: &[u8]) -> Option<MessageOk> {
+        let (id, rest) = number(event.strip_prefix(OK_HEAD)?)?;
+        let (rest, durable) = match rest.strip_suffix(DURABLE) {
+            Some(rest) => (rest, true),
+            None => (rest.strip_suffix(NOT_DURABLE)?, false),
+        };
+        Some(MessageOk { id, seq: self.seqs.read(rest)?, durable })
+    }
+}
+
+/// The number at the head of a text, and what follows it.
+fn number(text: &[u8]) -> Option<(u64, &[u8])> {
+    let len = text.iter().take(DIGITS_MAX).take_while(|digit| digit.is_ascii_digit()).count();
+    let (digits, rest) = text.split_at(len);
+    (len > 0).then(|| (digits.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0')), rest))
 }
 
 fn user(index: u32) -> String {
@@ -104,11 +154,18 @@ fn user(index: u32) -> String {
 }
 
 const SEQ_KEY: &[u8] = b"\"seq\":";
+const OK_HEAD: &[u8] = b"{\"type\":\"ok\",\"id\":";
+const DURABLE: &[u8] = b",\"durable\":true}";
+const NOT_DURABLE: &[u8] = b",\"durable\":false}";
 /// What fits into 64 bits whatever the digits are.
-const SEQ_DIGITS_MAX: usize = 19;
+const DIGITS_MAX: usize = 19;
 
 #[cfg(test)]
 mod tests {
+    use hubbub::codec::json::encode;
+    use hubbub::ids::{Namespace, RoomName, Seq};
+    use hubbub::message::event::{Event, Reply};
+
     use super::*;
 
     #[test]
@@ -123,6 +180,27 @@ mod tests {
         ];
         for (event, expected) in table {
             assert_eq!(finder.read(event.as_bytes()), expected, "{event}");
+        }
+    }
+
+    #[test]
+    fn oks_are_read_as_the_server_writes_them() {
+        let ok = |durable, duplicate| {
+            let room = RoomName::new(Namespace::Chat, "r-1").unwrap();
+            let sent = Reply::Sent { room, seq: Seq(42), timestamp: 1_700_000_000_000, durable, duplicate };
+            let mut out = Vec::new();
+            encode(&Event::Ok { id: Some(7), body: sent }, &mut out);
+            out
+        };
+        let mut reader = OkReader::new();
+        for durable in [true, false] {
+            assert_eq!(reader.read(&ok(durable, false)), Some(MessageOk { id: 7, seq: 42, durable }));
+        }
+        assert_eq!(reader.read(&ok(true, true)), None, "one that says more is parsed in full");
+        for other in
+            ["{\"type\":\"ok\",\"id\":1}", "{\"type\":\"ping\"}", "", "{\"type\":\"ok\",\"id\":x,\"durable\":true}"]
+        {
+            assert_eq!(reader.read(other.as_bytes()), None, "{other}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use crate::clock::{NS_PER_MS, NS_PER_S};
 use crate::plan::{Arrivals, Plan};
-use crate::scenario::Scenario;
+use crate::scenario::{DropWho, Scenario};
 
 /// What happens to a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,15 +63,24 @@ impl Iterator for Disturbances {
 fn drops(scenario: &Scenario, seed: u64) -> VecDeque<Disturbance> {
     let drop_ns = scenario.warm_up.ns() + scenario.drop_at.ns();
     let at_ns = drop_ns.saturating_sub(DROP_LEAD_NS);
-    let chosen = choose(scenario.connections, share_of(scenario.drop_share, scenario.connections), seed);
-    chosen.map(|connection| Disturbance { at_ns, connection, act: Act::DropAt(drop_ns) }).collect()
+    let droppable: Vec<u32> = match scenario.drop_who {
+        DropWho::All => (0..scenario.connections).collect(),
+        DropWho::Listeners => silent(scenario),
+    };
+    let chosen = choose(droppable.len() as u32, share_of(scenario.drop_share, droppable.len() as u32), seed);
+    let dropped = chosen.map(|at| droppable[at as usize]);
+    dropped.map(|connection| Disturbance { at_ns, connection, act: Act::DropAt(drop_ns) }).collect()
 }
 
 fn slow_readers(scenario: &Scenario, seed: u64) -> VecDeque<Disturbance> {
-    let silent: Vec<u32> = (0..scenario.connections).filter(|&index| !scenario.layout.speaks(index)).collect();
+    let silent = silent(scenario);
     let chosen = choose(silent.len() as u32, share_of(scenario.slow_share, scenario.connections), seed);
     let at_ns = scenario.warm_up.ns();
     chosen.map(|at| Disturbance { at_ns, connection: silent[at as usize], act: Act::StopReading }).collect()
+}
+
+fn silent(scenario: &Scenario) -> Vec<u32> {
+    (0..scenario.connections).filter(|&index| !scenario.layout.speaks(index)).collect()
 }
 
 /// At least one where there is a share at all.
@@ -117,6 +126,14 @@ mod tests {
         assert_eq!(all.iter().map(|one| one.connection).collect::<BTreeSet<_>>().len(), 15);
         let at = |ns| move |one: &Disturbance| one.at_ns == ns && one.act == Act::DropAt(3 * NS_PER_S);
         assert!(all.iter().all(at(2_500_000_000)), "{all:?}");
+    }
+
+    #[test]
+    fn a_storm_can_spare_those_who_speak() {
+        let keys = "connections = 60\nroom_size = 6\nsenders = 1\ndrop_share = 1.0\ndrop_who = 'listeners'";
+        let (scenario, all) = disturbances(&format!("kind = 'reconnect-storm'\n{keys}"));
+        assert_eq!(all.iter().map(|one| one.connection).collect::<BTreeSet<_>>().len(), 50);
+        assert!(all.iter().all(|one| !scenario.layout.speaks(one.connection)));
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub struct Ledger {
     /// Subscribers that are back after a drop and have not had all that they missed.
     catching_up: HashMap<u32, CatchingUp>,
     last_caught_up_ns: u64,
+    /// Messages that those had missed when they came back, by the rooms' numbers.
+    missed: u64,
 }
 
 /// How often each reason was met. Bounded: past [`REASONS_MAX`] they are counted together.
@@ -54,6 +56,8 @@ pub struct Closing {
     pub pings_min: u32,
     /// When the last of those that were dropped had caught up, in monotonic nanoseconds; 0 when none had to.
     pub last_caught_up_ns: u64,
+    /// Messages that those had missed when they came back, by the rooms' numbers.
+    pub missed: u64,
     /// How long connections took to stand.
     pub handshakes: Handshakes,
     /// Why connections failed before they had joined.
@@ -120,6 +124,7 @@ impl Ledger {
             expected: 0,
             catching_up: HashMap::default(),
             last_caught_up_ns: 0,
+            missed: 0,
         }
     }
 
@@ -148,6 +153,22 @@ impl Ledger {
         if self.measured_ns.contains(&planned_ns) {
             record_ns(&mut self.interval.lag, lag_ns);
         }
+    }
+
+    /// A message of `from_ns` has its `ok`.
+    pub fn acknowledged(&mut self, from_ns: u64, durable: bool, now_ns: u64) {
+        if self.measured_ns.contains(&from_ns) {
+            let took_ns = now_ns.saturating_sub(from_ns);
+            record_ns(&mut self.interval.ack, took_ns);
+            if durable {
+                record_ns(&mut self.interval.durable_ack, took_ns);
+            }
+        }
+    }
+
+    /// Keeps why the server refused something.
+    pub fn tally_error(&mut self, why: String) {
+        tally(&mut self.errors, why);
     }
 
     /// This machine could not make a connection.
@@ -246,6 +267,7 @@ impl Ledger {
             orders,
             pings_min: if pings_min == u32::MAX { 0 } else { pings_min },
             last_caught_up_ns: self.last_caught_up_ns,
+            missed: self.missed,
             handshakes: self.handshakes,
             refusals: self.refusals,
             closes: self.closes,
@@ -293,23 +315,20 @@ impl Ledger {
                 self.counts.add(Count::PresenceChanges, changes);
             }
             Happening::Foreign => self.counts.bump(Count::Foreign),
-            Happening::Acked { id, durable } => {
+            Happening::Acked { id, durable, .. } => {
                 self.counts.bump(Count::Acks);
-                if self.measured_ns.contains(&id) {
-                    record_ns(&mut self.interval.ack, now_ns.saturating_sub(id));
-                    if durable {
-                        record_ns(&mut self.interval.durable_ack, now_ns.saturating_sub(id));
-                    }
-                }
+                // Messages of a plan carry the planned time as their `id`.
+                self.acknowledged(id.unwrap_or_default(), durable, now_ns);
             }
             Happening::Ping => {
                 self.counts.bump(Count::Pings);
                 self.subscribers[subscriber as usize].pings += 1;
             }
-            Happening::Error(why) => {
+            Happening::Error { why, .. } => {
                 self.counts.bump(Count::Errors);
-                tally(&mut self.errors, why);
+                self.tally_error(why);
             }
+            Happening::Resumed => self.counts.bump(Count::Resumed),
             Happening::GapTold => self.counts.bump(Count::GapsTold),
             Happening::Ended(why) => self.ended(subscriber, why),
             Happening::Message { stamp, room_seq } => self.message(subscriber, stamp, room_seq, now_ns),
@@ -326,8 +345,10 @@ impl Ledger {
                 // Who is not recovered keeps its account: what it has missed shows as lost.
                 if let Some(head) = head.filter(|_| recovered) {
                     self.counts.bump(Count::Recovered);
+                    let seen = self.audit.room_seq_seen(subscriber).unwrap_or_default();
+                    self.missed += head.saturating_sub(seen);
                     self.catching_up.insert(subscriber, CatchingUp { dropped_ns: at_ns, head });
-                    self.catch_up(subscriber, self.audit.room_seq_seen(subscriber).unwrap_or_default(), now_ns);
+                    self.catch_up(subscriber, seen, now_ns);
                 }
                 return;
             }
@@ -518,7 +539,7 @@ mod tests {
         // It missed nothing this time, and has caught up at once.
         assert_eq!(ledger.dropped(0, 8_000_000), Some(13));
         ledger.enter(0, Happening::Joined { took_ns: None, head: Some(13), recovered: true }, 8_001_000);
-        assert_eq!(ledger.counts.get(Count::CaughtUp), 2);
+        assert_eq!((ledger.counts.get(Count::CaughtUp), ledger.missed), (2, 2));
         let closing = ledger.close();
         assert_eq!((closing.faults, closing.expected), (Faults::default(), 6));
         assert_eq!((closing.last_caught_up_ns, closing.orders[&3].len()), (8_001_000, 1), "order holds over a drop");

@@ -18,7 +18,7 @@ use crate::report::{Measured, ServerSamples};
 use crate::sampling::process::Sample;
 use crate::sampling::recorder::Recorder;
 use crate::sampling::scrape::Endpoint;
-use crate::scenario::Scenario;
+use crate::scenario::{Kind, Scenario};
 use crate::stats::{Count, Counts, Handshakes, Interval, Percentiles};
 use crate::target::{Target, TargetError};
 use crate::worker::Report;
@@ -79,6 +79,12 @@ pub enum RunError {
     /// What came before the drop cannot be asked for.
     #[error("target = {0}: a relay replays nothing; drop_share needs the chat protocol (ws://HOST:PORT/ws or tcp://)")]
     NoReplay(String),
+    /// Redis is there to be compared in one thing.
+    #[error(
+        "target = {0}: Redis is only appended to (kind = \"publish\"), and its answers do not say what is on disk: leave \
+         require_durable out"
+    )]
+    OnlyAppends(String),
     /// An agent cannot take part.
     #[error("{0}")]
     Agent(String),
@@ -252,8 +258,10 @@ impl Coordinator {
         self.drain(until)
     }
 
+    /// Waits for a moment, or until everyone has sent all there is to send.
     fn wait_until(&mut self, phase: Phase, at_ns: u64) -> Result<(), RunError> {
-        while now_ns() < at_ns {
+        let is_bounded = self.scenario.messages_each.is_some();
+        while now_ns() < at_ns && !(is_bounded && self.crew.has_sent_all() && self.fleet.has_sent_all()) {
             let left = Duration::from_nanos(at_ns.saturating_sub(now_ns()));
             self.look_on(phase, Some(left), at_ns.min(now_ns() + LOOK_NS))?;
         }
@@ -291,6 +299,11 @@ impl Coordinator {
             }
             let has_caught_up = counts.get(Count::CaughtUp) >= counts.get(Count::Dropped);
             return has_caught_up && now_ns() >= last_growth.1 + SETTLED_NS;
+        }
+        if counts.get(Count::Answers) + counts.get(Count::Unsent) < counts.get(Count::Sent)
+            && self.scenario.kind == Kind::Publish
+        {
+            return false;
         }
         let missing_members = counts.get(Count::Refused) + counts.get(Count::Closed);
         missing_members == 0 && received >= counts.get(Count::Due)
@@ -372,7 +385,10 @@ impl Coordinator {
             total: self.total,
             recording: self.recorder.finish(&counts),
             connect_curve: self.connect_curve,
-            dropped_ns: self.start_ns + self.scenario.warm_up.ns() + self.scenario.drop_at.ns(),
+            return_ns: self.start_ns
+                + self.scenario.warm_up.ns()
+                + self.scenario.drop_at.ns()
+                + self.scenario.drop_for.ns(),
             closings: self.closings,
             server_pid: self.options.server_pid,
             server: self.server,

@@ -141,7 +141,9 @@ pub enum Count {
     Retried,
     /// Connections that were dropped on purpose without a farewell.
     Dropped,
-    /// Of these, those that came back to a server that replays what they missed.
+    /// Of these, those that came back by their session.
+    Resumed,
+    /// Of those dropped, those that came back to a server that replays what they missed.
     Recovered,
     /// Of these, those that have had all that they missed.
     CaughtUp,
@@ -159,6 +161,14 @@ pub enum Count {
     Pings,
     /// `ok`s for messages.
     Acks,
+    /// Of these, those that do not say that the message is on disk.
+    NotDurable,
+    /// `ok`s whose number did not follow the one before in its room.
+    AckSeqFaults,
+    /// Messages of publishers that have got their answer, `ok` or `error`.
+    Answers,
+    /// Of these, `error`s that asked to come again; the message was sent again.
+    Deferred,
     /// `error`s after the join.
     Errors,
     /// Gaps that the server itself announced.

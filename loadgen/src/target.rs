@@ -9,6 +9,8 @@ pub enum Protocol {
     Chat,
     /// The chat protocol in JSON lines over TCP.
     Lines,
+    /// Redis's own protocol (RESP), for comparison: a message is an `XADD` to the stream of the room's name.
+    Resp,
     /// WebSocket messages relayed as they are to everyone on the same path.
     Relay,
 }
@@ -37,9 +39,11 @@ impl Target {
             ("ws", false) => Protocol::Chat,
             ("ws", true) => Protocol::Relay,
             ("tcp", _) if path.is_empty() || path == "/" => Protocol::Lines,
+            ("redis", _) if path.is_empty() || path == "/" => Protocol::Resp,
             ("tcp", _) => return Err(fail("a tcp:// URL has no path")),
+            ("redis", _) => return Err(fail("a redis:// URL has no path here: streams are named after rooms")),
             ("wss" | "tls", _) => return Err(fail("TLS is not spoken here: give a ws:// or tcp:// URL")),
-            _ => return Err(fail("its scheme is neither ws nor tcp")),
+            _ => return Err(fail("its scheme is neither ws nor tcp (nor redis)")),
         };
         if path.bytes().any(|byte| byte <= b' ' || byte == b'#') {
             return Err(fail("the path has white space or a fragment"));
@@ -91,6 +95,7 @@ mod tests {
             ("ws://127.0.0.1:9000/chat?x=1", Protocol::Chat, "/chat?x=1"),
             ("ws://[::1]:9000/relay/{room}", Protocol::Relay, "/relay/{room}"),
             ("tcp://127.0.0.1:9001", Protocol::Lines, "/ws"),
+            ("redis://127.0.0.1:6379", Protocol::Resp, "/ws"),
         ];
         for (url, protocol, path) in table {
             let target = Target::parse(url).unwrap();
@@ -115,6 +120,7 @@ mod tests {
             ("http://127.0.0.1:9000", "neither ws nor tcp"),
             ("wss://127.0.0.1:9000", "TLS is not spoken"),
             ("tcp://127.0.0.1:9001/x", "has no path"),
+            ("redis://127.0.0.1:6379/0", "has no path here"),
             ("ws://127.0.0.1", "write HOST:PORT"),
             ("ws://127.0.0.1:9000/a b", "white space"),
         ];

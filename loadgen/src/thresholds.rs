@@ -25,7 +25,9 @@ pub struct Thresholds {
     pub closed: u64,
     /// Deliveries per second that the measured window must reach.
     pub deliveries_per_s_min: Option<f64>,
-    /// Seconds from the drop until all that were dropped have had what they missed.
+    /// Acknowledgements per second that the measured window must reach.
+    pub acks_per_s_min: Option<f64>,
+    /// Seconds from the end of the drop (`drop_for`) until all that were dropped have had what they missed.
     pub all_caught_up_s: Option<f64>,
     /// Growth of the server's resident memory over the measured window, in bytes; needs `--server-pid`.
     pub server_rss_growth_bytes: Option<f64>,

@@ -27,17 +27,25 @@ class Bound:
     allowed: float
     # A peer leaves no room at its own figure: hubbub must need less, not as much.
     strict: bool = False
+    # More is better: `allowed` is the least.
+    at_least: bool = False
+    # One that is told and fails nothing.
+    advisory: bool = False
 
     @property
     def state(self):
         if math.isnan(self.measured) or math.isnan(self.allowed):
             return "not checked"
-        kept = self.measured < self.allowed if self.strict else self.measured <= self.allowed
+        if self.at_least:
+            kept = self.measured >= self.allowed
+        else:
+            kept = self.measured < self.allowed if self.strict else self.measured <= self.allowed
         return "kept" if kept else "MISSED"
 
     def line(self):
         measured, allowed = (figures.fixed(value, 3 if value < 100 else 0) for value in (self.measured, self.allowed))
-        return f"{self.state}: {self.name}: {measured}, {'below' if self.strict else 'at most'} {allowed}"
+        relation = "at least" if self.at_least else "below" if self.strict else "at most"
+        return f"{self.state}: {self.name}: {measured}, {relation} {allowed}"
 
 
 def all_bounds(compared, cases, peers):

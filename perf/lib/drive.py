@@ -42,11 +42,25 @@ class Plan:
     port: int = 19000
     binaries: str | None = None
     html: Path | None = None
+    # Another URL than the one that path and port say.
+    target: str | None = None
+    # Where hubbub keeps its data; a directory of the run's own when not given.
+    data_dir: str | None = None
 
 
 @contextlib.contextmanager
 def running(server, plan):
     """Starts the server, hands out its process once it listens, and ends it."""
+    with launched(server, plan) as (process, log):
+        wait_until_it_listens(process, plan.port, log)
+        yield process
+        if process.poll() is not None:
+            raise Failed(f"{server.name} died in the run ({process.returncode}): {tail(log)}")
+
+
+@contextlib.contextmanager
+def launched(server, plan):
+    """Starts the server, hands out its process and its log at once, and ends it."""
     if listens(plan.port):
         raise Failed(f"port {plan.port} is taken: is another run under way?")
     with tempfile.TemporaryDirectory() as folder, open(Path(folder) / "server.log", "w+") as log:
@@ -55,10 +69,7 @@ def running(server, plan):
             command += hubbub_flags(plan, folder)
         process = subprocess.Popen(pinned(command, plan.server_cores), cwd=machine.ROOT, stdout=log, stderr=log)
         try:
-            wait_until_it_listens(process, plan.port, log)
-            yield process
-            if process.poll() is not None:
-                raise Failed(f"{server.name} died in the run ({process.returncode}): {tail(log)}")
+            yield process, log
         finally:
             stop(process)
 
@@ -74,7 +85,7 @@ def stop(process):
 
 def hubbub_flags(plan, folder):
     others = ["--tcp-listen", f"127.0.0.1:{plan.port + 1}", "--admin-listen", f"127.0.0.1:{plan.port + 2}"]
-    return [*others, "--data-dir", folder, *plan.server_flags]
+    return [*others, "--data-dir", plan.data_dir or folder, *plan.server_flags]
 
 
 def run(server, plan):
@@ -95,7 +106,7 @@ def load(pid, plan):
 
 def load_command(pid, plan, result):
     scheme, port = ("tcp", plan.port + 1) if plan.path == "tcp" else ("ws", plan.port)
-    target = f"{scheme}://127.0.0.1:{port}{'' if plan.path == 'tcp' else plan.path}"
+    target = plan.target or f"{scheme}://127.0.0.1:{port}{'' if plan.path == 'tcp' else plan.path}"
     command = [str(release_folder(plan.binaries) / "loadgen"), "run", str(SCENARIOS / plan.scenario)]
     command += ["--target", target, "--server-pid", str(pid), "--json", str(result), "--quiet"]
     if plan.load_cores is not None:

@@ -2,9 +2,10 @@
 //!
 //! The thread never touches a shard: it reads figures that the shards keep anyway. Its sockets are opened in the
 //! thread itself, and [`spawn`] must come after every shard has taken a descriptor table of its own, or each of those
-//! tables would keep a copy of them. `/api` and `/debug` need the admin key; there is nothing below `/api` yet.
+//! tables would keep a copy of them. `/api` and `/debug` need the admin key.
 
 mod key;
+mod letters;
 mod profile;
 mod routes;
 
@@ -18,6 +19,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::chat::log::LetterOrder;
+use crate::ids::RoomName;
+use crate::store::StoreReader;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::readiness::Readiness;
 
@@ -48,13 +52,22 @@ pub enum AdminError {
     Thread(#[from] io::Error),
 }
 
+/// What the port shows and hands on.
+pub struct Subject {
+    /// Opens `/api` and `/debug`.
+    pub key: Option<AdminKey>,
+    /// Figures.
+    pub metrics: &'static Metrics,
+    /// The server's stage.
+    pub readiness: Arc<Readiness>,
+    /// The store, if there is one.
+    pub store: Option<StoreReader>,
+    /// Gives the shard that owns a room an order about its dead letters; false when it has too many.
+    pub order: Arc<dyn Fn(RoomName, LetterOrder) -> bool + Send + Sync>,
+}
+
 /// Opens the port on every address (0 chooses a port) and serves it from a thread of its own.
-pub fn spawn(
-    addresses: &[SocketAddr],
-    key: Option<AdminKey>,
-    metrics: &'static Metrics,
-    readiness: Arc<Readiness>,
-) -> Result<AdminHandle, AdminError> {
+pub fn spawn(addresses: &[SocketAddr], subject: Subject) -> Result<AdminHandle, AdminError> {
     let (report, reports) = flume::bounded(1);
     let (end, ended) = flume::bounded(0);
     let (stop, stopped) = watch::channel(false);
@@ -64,7 +77,7 @@ pub fn spawn(
             Ok((runtime, listeners, bound)) => {
                 // The one who asked may have given up, and then stops us as well.
                 let _ = report.send(Ok(bound));
-                runtime.block_on(serve(listeners, routes::router(key, metrics, readiness), stopped));
+                runtime.block_on(serve(listeners, routes::router(subject), stopped));
             }
             Err(error) => {
                 let _ = report.send(Err(error));
@@ -148,12 +161,16 @@ mod tests {
         Box::leak(Box::new(Metrics::new(2)))
     }
 
+    fn subject(key: Option<AdminKey>, metrics: &'static Metrics, readiness: Arc<Readiness>) -> Subject {
+        Subject { key, metrics, readiness, store: None, order: Arc::new(|_, _| false) }
+    }
+
     fn loopback() -> SocketAddr {
         (Ipv4Addr::LOCALHOST, 0).into()
     }
 
     fn start(readiness: &Arc<Readiness>) -> AdminHandle {
-        spawn(&[loopback()], None, metrics(), readiness.clone()).unwrap()
+        spawn(&[loopback()], subject(None, metrics(), readiness.clone())).unwrap()
     }
 
     /// Sends one request and returns the status line and the body.
@@ -185,7 +202,7 @@ mod tests {
     fn metrics_are_those_of_the_shards() {
         let metrics = metrics();
         metrics.shards[1].connections.of(ConnectionKind::ChatWs).set(42);
-        let admin = spawn(&[loopback()], None, metrics, Arc::default()).unwrap();
+        let admin = spawn(&[loopback()], subject(None, metrics, Arc::default())).unwrap();
         let (status, body) = get(admin.addresses()[0], "/metrics");
         assert_eq!(status, "HTTP/1.1 200 OK");
         assert!(body.contains("hubbub_connections{shard=\"1\",kind=\"chat_ws\"} 42\n"), "{body}");
@@ -207,7 +224,7 @@ mod tests {
     #[test]
     fn several_addresses_are_served() {
         let addresses = [loopback(), (Ipv6Addr::LOCALHOST, 0).into()];
-        let admin = spawn(&addresses, None, metrics(), Arc::default()).unwrap();
+        let admin = spawn(&addresses, subject(None, metrics(), Arc::default())).unwrap();
         for address in admin.addresses() {
             assert_ne!(address.port(), 0);
             assert_eq!(get(*address, "/healthz").1, "ok\n");
@@ -219,7 +236,7 @@ mod tests {
     fn an_address_in_use_is_named_with_the_remedy() {
         let taken = std::net::TcpListener::bind(loopback()).unwrap();
         let address = taken.local_addr().unwrap();
-        let error = spawn(&[address], None, metrics(), Arc::default()).unwrap_err().to_string();
+        let error = spawn(&[address], subject(None, metrics(), Arc::default())).unwrap_err().to_string();
         assert!(error.contains(&address.to_string()) && error.contains("--admin-listen"), "{error}");
     }
 

@@ -170,7 +170,7 @@ impl State {
             }
             Some(Asked::History { room, from, conn, id, limit, rest }) => {
                 let outcome = match (self.page_in(room, outcome), self.rooms.get(room.slot, room.generation)) {
-                    (Some((messages, more)), Some(room)) => Ok(join_pages(room, (messages, more), rest, limit)),
+                    (Some((messages, more)), Some(room)) => Ok(join_pages(room, messages, rest, (more, limit))),
                     (None, Some(_)) => Err(UNREADABLE),
                     (_, None) => Err(NOT_MEMBER),
                 };
@@ -293,24 +293,28 @@ fn page_of(room: &Room, messages: Vec<Arc<Message>>, more: bool) -> Reply {
     Reply::History { room: room.name.clone(), epoch: room.epoch, messages, more }
 }
 
-/// A page with what the store has of it.
+/// A page with what the store has of it: before `rest`, or forwards up to where memory goes on.
 fn join_pages(
     room: &Room,
-    (mut messages, more): (Vec<Arc<Message>>, bool),
+    mut messages: Vec<Arc<Message>>,
     rest: Option<Vec<Arc<Message>>>,
-    limit: usize,
+    (more, limit): (bool, usize),
 ) -> Reply {
     if let Some(rest) = rest {
         messages.extend(rest);
         return page_of(room, messages, more);
     }
-    if messages.is_empty() {
-        // Retention has taken what came next, up to what memory has.
-        let (messages, more) = room.history.page(HistoryFrom::After(room.history.before()), limit, HISTORY_PAGE_BYTES);
-        return page_of(room, messages, more);
+    // Where the store has nothing more, memory goes on, also if retention has taken everything asked for.
+    let before = room.history.before();
+    let reached = messages.last().map_or(before, |last| last.seq);
+    if more || reached < before || messages.len() >= limit {
+        return page_of(room, messages, more || reached < room.history.last());
     }
-    let reached = messages.last().map_or(Seq(0), |last| last.seq);
-    page_of(room, messages, more || reached < room.history.last())
+    let bytes: usize = messages.iter().map(|message| message.weight()).sum();
+    let bytes_max = HISTORY_PAGE_BYTES.saturating_sub(bytes);
+    let (newer, more) = room.history.page(HistoryFrom::After(reached), limit - messages.len(), bytes_max);
+    messages.extend(newer);
+    page_of(room, messages, more)
 }
 
 pub(super) const UNREADABLE: Refusal =

@@ -139,7 +139,7 @@ impl Room {
             return;
         };
         self.epoch = state.epoch;
-        self.head = Seq(state.last.0 + state.crashes * SEQ_JUMP);
+        self.head = Seq(state.last.0 + (state.crashes * SEQ_JUMP).saturating_sub(1));
         self.last_timestamp = state.last_timestamp;
         self.history = History::after(state.last);
         log.register = state.crashes > 0;

@@ -78,6 +78,8 @@ pub struct StoreConfig {
     pub commit_interval: Duration,
     /// Free bytes of the file system below which the store takes no more messages.
     pub min_free_bytes: u64,
+    /// How often retention looks for what is to be removed.
+    pub maintenance_interval: Duration,
 }
 
 /// Who may connect.
@@ -90,7 +92,11 @@ pub enum Auth {
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { commit_interval: Duration::from_secs(1), min_free_bytes: 64 * 1024 * 1024 }
+        Self {
+            commit_interval: Duration::from_secs(1),
+            min_free_bytes: 64 * 1024 * 1024,
+            maintenance_interval: Duration::from_secs(10),
+        }
     }
 }
 

@@ -350,6 +350,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         write: |config| texts([config.store.min_free_bytes]),
     },
     Setting {
+        key: "store.maintenance_interval",
+        shape: Shape::Text,
+        value_name: "TIME",
+        help: "How often retention looks for messages to remove",
+        read: |config, values| time(values).map(|value| config.store.maintenance_interval = value),
+        write: |config| written_time(config.store.maintenance_interval),
+    },
+    Setting {
         key: "ack.timeout",
         shape: Shape::Text,
         value_name: "TIME",

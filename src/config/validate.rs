@@ -140,7 +140,8 @@ impl Config {
             ("session_ttl", limits.session_ttl, TIME_FLOOR, TIME_CEILING),
             ("ack.timeout", limits.ack_timeout, TIME_FLOOR, TIME_CEILING),
             ("ack.timeout_max", limits.ack_timeout_max, limits.ack_timeout, TIME_CEILING),
-            ("store.commit_interval", self.store.commit_interval, COMMIT_INTERVAL_FLOOR, TIME_CEILING),
+            ("store.commit_interval", self.store.commit_interval, STORE_INTERVAL_FLOOR, TIME_CEILING),
+            ("store.maintenance_interval", self.store.maintenance_interval, STORE_INTERVAL_FLOOR, TIME_CEILING),
         ];
         for (key, value, min, max) in rows {
             if !(min..=max).contains(&value) {
@@ -248,8 +249,8 @@ const TTL_FLOOR: Duration = Duration::from_secs(1);
 /// A hundred years.
 const TTL_CEILING: Duration = Duration::from_secs(36_525 * 24 * 60 * 60);
 const ATTEMPTS_CEILING: u32 = 1_000;
-/// More often would be a sync per message.
-const COMMIT_INTERVAL_FLOOR: Duration = Duration::from_millis(10);
+/// More often would be a sync per message, or a look at all rooms without an end.
+const STORE_INTERVAL_FLOOR: Duration = Duration::from_millis(10);
 /// Shorter times would be shorter than the timing wheel and the network can keep.
 const TIME_FLOOR: Duration = Duration::from_millis(50);
 const TIME_CEILING: Duration = Duration::from_secs(3600);

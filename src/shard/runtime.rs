@@ -80,7 +80,15 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
     // The handler writes to a pipe that every table must have, for a signal may arrive in any thread.
     let signals = Signals::new([SIGTERM, SIGINT])?;
     let mut server = Server::start(config, &layout, metrics, &notify)?;
-    let admin = admin::spawn(&config.admin_listen, key, metrics, readiness.clone())?;
+    let post = server.post.clone();
+    let subject = admin::Subject {
+        key,
+        metrics,
+        readiness: readiness.clone(),
+        store: server.store.as_ref().map(Store::reader),
+        order: Arc::new(move |room, order| post.order(room, order)),
+    };
+    let admin = admin::spawn(&config.admin_listen, subject)?;
     announce(&layout, &server.addresses, admin.addresses());
     forward_signals(signals, notify)?;
     readiness.enter(readiness::Stage::Ready);
@@ -266,7 +274,7 @@ fn open_store(config: &Config, port: StorePort, metrics: &'static Metrics) -> Re
         policies: config.policies.clone(),
         commit_interval: config.store.commit_interval,
         min_free_bytes: config.store.min_free_bytes,
-        maintenance_interval: STORE_MAINTENANCE_INTERVAL,
+        maintenance_interval: config.store.maintenance_interval,
     };
     Ok(Store::open(store, port, &metrics.store)?)
 }
@@ -400,8 +408,6 @@ const EXECUTOR_IO_MEMORY_BYTES: usize = 64 * 1024;
 /// shard: if the timer fires after it was set and before a task was run, as it does on a busy CPU, the executor takes
 /// it that there is nothing to run and sleeps until something wakes it (`run_task_queues` in glommio 0.9).
 const EXECUTOR_PREEMPT: Duration = Duration::from_secs(86_400);
-/// How often retention is looked after.
-const STORE_MAINTENANCE_INTERVAL: Duration = Duration::from_secs(10);
 const NOTICES_MAX: usize = 64;
 const RETRY_AFTER_MS_MIN: u64 = 1_000;
 const RESET_TIME: Duration = Duration::from_millis(500);

@@ -47,7 +47,7 @@ pub enum StoreError {
         what: String,
     },
     /// The operating system refuses something.
-    #[error("{}: {source}", dir.display())]
+    #[error("{} cannot be used ({source}): see to it, or choose another directory with data_dir", dir.display())]
     Io {
         /// Which.
         dir: PathBuf,
@@ -289,9 +289,10 @@ pub(super) fn explain(dir: &Path, error: fjall::Error) -> StoreError {
 
 pub(super) fn explain_io(dir: &Path, source: io::Error) -> StoreError {
     match source.kind() {
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::NotADirectory => {
-            StoreError::NotWritable { dir: dir.to_owned(), source }
-        }
+        io::ErrorKind::PermissionDenied
+        | io::ErrorKind::ReadOnlyFilesystem
+        | io::ErrorKind::NotADirectory
+        | io::ErrorKind::AlreadyExists => StoreError::NotWritable { dir: dir.to_owned(), source },
         _ => StoreError::Io { dir: dir.to_owned(), source },
     }
 }

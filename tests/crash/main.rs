@@ -22,7 +22,7 @@ mod trial;
 
 use damage::Damage;
 use harness::run_to_end;
-const FAULT_POINTS: [&str; 1] = ["x"];
+use hubbub::store::FAULT_POINTS;
 use rng::Rng;
 use trial::{Kill, Trial};
 

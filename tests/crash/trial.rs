@@ -8,6 +8,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::ExitStatus;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use flume::{Receiver, Sender};
 use rustix::process::{Signal, kill_process};
@@ -161,8 +162,15 @@ impl Trial {
     /// come, or when all was said and answered.
     fn talk(&mut self, server: &Server, new: u64, moment: &Moment) {
         let (address, pid) = (server.lines(), server.pid());
-        // It may have gone by itself, which its exit will show.
-        let signal = || _ = kill_process(pid, moment.signal);
+        let signalled = AtomicBool::new(false);
+        let signal = || {
+            // A second one would end a drain.
+            if !signalled.swap(true, Ordering::Relaxed) {
+                // It may have gone by itself, which its exit will show.
+                let _ = kill_process(pid, moment.signal);
+            }
+        };
+        let signal = &signal;
         let (told, heard) = flume::bounded(OBSERVATIONS_MAX);
         let Self { publishers, subscribers, oracle, .. } = self;
         std::thread::scope(|scope| {
@@ -224,16 +232,15 @@ impl Trial {
 /// Hands all that is told to the oracle, until nobody is left to tell. Signals when the moment has come, or will not.
 fn hear(heard: &Receiver<Observation>, oracle: &mut Oracle, moment: &Moment, signal: impl Fn()) {
     let deadline = Deadline::after(4 * PATIENCE);
-    let (mut acks, mut observations, mut signalled) = (0, 0, false);
+    let (mut acks, mut observations) = (0, 0);
     while let Ok(observation) = heard.recv() {
         acks += u64::from(matches!(observation, Observation::Acked { .. }));
         observations += 1;
         oracle.observe(observation);
-        let is_time = acks >= moment.acks || observations >= moment.observations;
-        if !signalled && (is_time || deadline.left().is_none()) {
+        if acks >= moment.acks || observations >= moment.observations || deadline.left().is_none() {
             (0..moment.spins).for_each(|turn| _ = black_box(turn));
             signal();
-            signalled = true;
+            return heard.iter().for_each(|observation| oracle.observe(observation));
         }
     }
 }
@@ -259,6 +266,7 @@ const ROOMS: [(&str, Mode); 7] = [
 const RULES: &str = r#"
 [store]
 commit_interval = "50ms"
+maintenance_interval = "50ms"
 [[rooms]]
 pattern = "memory"
 history = "memory"
@@ -274,7 +282,7 @@ const WINDOWS: [usize; 4] = [1, 4, 16, 16];
 const ROOMS_EACH: usize = 3;
 const SUBSCRIBERS: usize = 3;
 /// Kills come after at most so many acknowledgements.
-const ACKS_MAX: u64 = 1_000;
+const ACKS_MAX: u64 = 4_000;
 /// Some milliseconds of work.
 const SPINS_MAX: u64 = 2_000_000;
 /// Steps of a commit are passed before so many acknowledgements, steps of a stop after them.

@@ -42,7 +42,7 @@ fn a_message_goes_to_every_member_with_its_place_and_its_labels() {
     bob.join("lobby");
     let ok =
         ann.ok(json!({"type": "message", "room": "lobby", "content": {"a": [1, null]}, "key": "k-1", "tag": "goal"}));
-    assert_eq!((&ok["room"], &ok["seq"], &ok["durable"]), (&json!("lobby"), &json!(1), &json!(false)), "{}", ok.text);
+    assert_eq!((&ok["room"], &ok["seq"], &ok["durable"]), (&json!("lobby"), &json!(1), &json!(true)), "{}", ok.text);
     for member in [&mut ann, &mut bob] {
         let message = member.expect("message");
         assert_eq!(message["room"], "lobby");

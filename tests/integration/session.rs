@@ -86,13 +86,14 @@ fn connecting_twice_is_refused() {
 }
 
 #[test]
-fn asking_to_resume_opens_a_new_session_while_sessions_are_not_kept() {
+fn a_session_that_is_not_known_is_replaced_by_a_new_one() {
     let server = Server::start();
     let mut client = server.ws();
     let resume = json!({"session": "0".repeat(32), "rooms": {"lobby": {"epoch": "0".repeat(16), "seq": 4}}});
     let welcome = client.ask(json!({"type": "connect", "name": "ann", "resume": resume}));
     assert_eq!(welcome.kind(), "welcome", "{}", welcome.text);
     assert_ne!(welcome["session"], "0".repeat(32));
+    assert_eq!(welcome["resumed"], false);
     client.expect_silence();
     client.refused(json!({"type": "leave", "room": "lobby"}), "not_member");
 }
@@ -136,7 +137,7 @@ fn what_a_url_asks_in_vain_is_refused_by_an_error_of_its_own() {
     let mut client = server.ws_at("/ws?name=ann&room=a&room=%40bob&room=a&room=b");
     client.expect("welcome");
     assert_eq!(client.expect("ok")["room"], "a");
-    assert_eq!(client.expect("error")["code"], "bad_request");
+    assert_eq!(client.expect("error")["code"], "forbidden");
     assert_eq!(client.expect("error")["code"], "bad_request");
     assert_eq!(client.expect("ok")["room"], "b");
     let mut client = server.ws_at("/ws?token=ey.ey.x&room=a");

@@ -113,11 +113,19 @@ fn write_tiles(out: &mut String, outcome: &Outcome) -> std::fmt::Result {
     if outcome.measured.received > 0 {
         tiles.push((Unit::Rate.show(outcome.measured.received_per_s.round()), "received"));
     }
+    if let Some(p) = outcome.latency_us.durable_ack.or(outcome.latency_us.ack)
+        && outcome.measured.acks > 0
+    {
+        tiles.push((Unit::Rate.show(outcome.measured.acks_per_s.round()), "acknowledged"));
+        tiles.extend([(p.p50, "ack p50"), (p.p99, "ack p99")].map(|(us, name)| (time(us), name)));
+    }
     tiles.push((thousands(outcome.counts.lost), "lost"));
     if let Some(server) = &outcome.server {
         tiles.push((Unit::Cores.show(server.cpu), "cores of server CPU"));
         if let Some(us) = server.cpu_us_per_delivery {
             tiles.push((format!("{us:.2} µs"), "server CPU per delivery"));
+        } else if let Some(us) = server.cpu_us_per_ack {
+            tiles.push((format!("{us:.2} µs"), "server CPU per ack"));
         }
         tiles.push((bytes(server.rss_bytes_per_connection), "server memory per connection"));
     }
@@ -170,9 +178,8 @@ fn write_cost(out: &mut String, outcome: &Outcome) -> std::fmt::Result {
     if let Some(server) = &outcome.server {
         let waited: u64 = server.threads.iter().map(|thread| thread.waited_ns).sum();
         let share = waited as f64 / 1e9 / outcome.measured.seconds.max(1e-3) * 100.0;
-        let per_delivery = server.cpu_us_per_delivery.map_or_else(|| "-".to_owned(), |us| format!("{us:.3} µs"));
         rows.extend([
-            ("server CPU in the window", format!("{:.3} cores, {per_delivery} per delivery", server.cpu)),
+            ("server CPU in the window", format!("{:.3} cores, {}", server.cpu, server.per_message())),
             ("server threads ready but without a core", format!("{share:.1} % of the window, all threads together")),
             ("server memory, resident", bytes(server.rss_bytes as f64)),
             (

@@ -15,7 +15,7 @@ use crate::progress::{thousands, time};
 use crate::report::outcome::{Generator, Latencies, Outcome, Phases, SCHEMA, Server, Tallied, Turnover, Window};
 use crate::sampling::process::Sample;
 use crate::sampling::recorder::Recording;
-use crate::scenario::Scenario;
+use crate::scenario::{Kind, Scenario};
 use crate::stats::{Count, Counts, Handshakes, Interval, Percentiles};
 use crate::thresholds::check_at_most;
 
@@ -32,8 +32,8 @@ pub struct Measured {
     /// What was recorded second by second.
     pub recording: Recording,
     pub connect_curve: Vec<CurvePoint>,
-    /// When connections were to be dropped, if any were, in monotonic nanoseconds.
-    pub dropped_ns: u64,
+    /// When connections that were dropped were to begin to come back, in monotonic nanoseconds.
+    pub return_ns: u64,
     pub closings: Vec<Closing>,
     pub server_pid: Option<u32>,
     pub server: ServerSamples,
@@ -176,6 +176,9 @@ impl Outcome {
                 0,
             ),
             ("errors from the server", counts.errors, 0),
+            ("answers out of turn, or with a number that did not follow", counts.ack_seq_faults, allowed.disorder),
+            ("sent and never answered", counts.unanswered, allowed.loss),
+            ("answered without being on disk", if scenario.require_durable { counts.not_durable } else { 0 }, 0),
         ];
         for (name, count, allowed) in rows {
             if count > allowed {
@@ -194,6 +197,9 @@ impl Outcome {
         caps.ack.check("ack", self.latency_us.ack.as_ref(), missed);
         caps.durable_ack.check("durable_ack", self.latency_us.durable_ack.as_ref(), missed);
         caps.resume.check("resume", self.latency_us.resume.as_ref(), missed);
+        if let Some(min) = caps.acks_per_s_min.filter(|&min| self.measured.acks_per_s < min) {
+            missed.push(format!("acks_per_s was {:.1}, less than {min}", self.measured.acks_per_s));
+        }
         if let Some(min) = caps.deliveries_per_s_min.filter(|&min| self.measured.received_per_s < min) {
             missed.push(format!("deliveries_per_s was {:.1}, less than {min}", self.measured.received_per_s));
         }
@@ -219,6 +225,17 @@ fn summary(scenario: &Scenario) -> String {
         RoomSizes::Fixed => thousands(u64::from(scenario.room_size)),
         RoomSizes::Zipf => "sizes by Zipf's law".to_owned(),
     };
+    if scenario.kind == Kind::Publish {
+        let each =
+            scenario.messages_each.map_or_else(String::new, |each| format!(", {} each", thousands(u64::from(each))));
+        return format!(
+            "{} publishers of {} bytes, each in a room of its own with {} unanswered{each}, for {}",
+            thousands(u64::from(scenario.connections)),
+            thousands(u64::from(scenario.payload_bytes)),
+            scenario.in_flight,
+            scenario.duration
+        );
+    }
     format!(
         "{} connections in {} rooms of {size}, {} messages/s for {}",
         thousands(u64::from(scenario.connections)),
@@ -308,6 +325,14 @@ fn tallied(measured: &Measured) -> Tallied {
         errors: count(Count::Errors),
         gaps_told: count(Count::GapsTold),
         acks: count(Count::Acks),
+        not_durable: count(Count::NotDurable),
+        ack_seq_faults: count(Count::AckSeqFaults),
+        deferred: count(Count::Deferred),
+        unanswered: if measured.scenario.kind == Kind::Publish {
+            count(Count::Sent).saturating_sub(count(Count::Answers))
+        } else {
+            0
+        },
         pings: count(Count::Pings),
         pings_per_connection_min: closings.iter().map(|closing| u64::from(closing.pings_min)).min().unwrap_or(0),
         bytes_sent: count(Count::BytesSent),
@@ -319,13 +344,15 @@ fn turnover(measured: &Measured) -> Option<Turnover> {
     let count = |what| measured.counts.get(what);
     let (dropped, caught_up) = (count(Count::Dropped), count(Count::CaughtUp));
     let last_ns = measured.closings.iter().map(|closing| closing.last_caught_up_ns).max().unwrap_or(0);
-    let all = || seconds(last_ns.saturating_sub(measured.dropped_ns));
+    let all = || seconds(last_ns.saturating_sub(measured.return_ns));
     (count(Count::Left) > 0).then(|| Turnover {
         left: count(Count::Left),
         rejoined: count(Count::Rejoined),
         retried: count(Count::Retried),
         dropped,
+        resumed: count(Count::Resumed),
         recovered: count(Count::Recovered),
+        missed: measured.closings.iter().map(|closing| closing.missed).sum(),
         caught_up,
         all_caught_up_s: (dropped > 0 && caught_up == dropped).then(all),
     })
@@ -342,9 +369,17 @@ fn rooms_disagreeing(closings: &[Closing]) -> u64 {
 fn window(measured: &Measured) -> Window {
     let took = seconds(measured.window_ns.1 - measured.window_ns.0);
     let new = |what| measured.window.1.get(what) - measured.window.0.get(what);
-    let (sent, received) = (new(Count::Sent), new(Count::Received));
+    let (sent, received, acks) = (new(Count::Sent), new(Count::Received), new(Count::Acks));
     let per_s = |n: u64| if took > 0.0 { n as f64 / took } else { 0.0 };
-    Window { seconds: took, sent, received, sent_per_s: per_s(sent), received_per_s: per_s(received) }
+    Window {
+        seconds: took,
+        sent,
+        received,
+        acks,
+        sent_per_s: per_s(sent),
+        received_per_s: per_s(received),
+        acks_per_s: per_s(acks),
+    }
 }
 
 fn generator(measured: &Measured, window: &Window) -> Generator {
@@ -372,6 +407,7 @@ fn server(measured: &Measured, window: &Window, counts: &Tallied) -> Option<Serv
         pid: measured.server_pid?,
         cpu: if window.seconds > 0.0 { seconds(cpu_ns) / window.seconds } else { 0.0 },
         cpu_us_per_delivery: (window.received > 0).then(|| cpu_ns as f64 / 1e3 / window.received as f64),
+        cpu_us_per_ack: (window.acks > 0).then(|| cpu_ns as f64 / 1e3 / window.acks as f64),
         rss_bytes_before: before.rss_bytes,
         rss_bytes: until.rss_bytes,
         rss_anon_bytes: until.rss_anon_bytes,

@@ -93,9 +93,15 @@ pub struct Turnover {
     pub retried: u64,
     /// Of those that left, how many were dropped without a farewell, and what became of them.
     pub dropped: u64,
+    /// Of those dropped, those whose session went on.
+    #[serde(default)]
+    pub resumed: u64,
     pub recovered: u64,
+    /// Messages that these had missed, all together.
+    #[serde(default)]
+    pub missed: u64,
     pub caught_up: u64,
-    /// From the drop until the last one had caught up; absent unless all have.
+    /// From the moment at which they were to begin to come back until the last one had caught up; absent unless all have.
     pub all_caught_up_s: Option<f64>,
 }
 
@@ -141,6 +147,18 @@ pub struct Tallied {
     pub errors: u64,
     pub gaps_told: u64,
     pub acks: u64,
+    /// Of these, those that did not say that the message is on disk.
+    #[serde(default)]
+    pub not_durable: u64,
+    /// Of these, those that nobody waited for or whose number did not follow.
+    #[serde(default)]
+    pub ack_seq_faults: u64,
+    /// Messages of publishers that were refused for now, and sent again.
+    #[serde(default)]
+    pub deferred: u64,
+    /// Messages of publishers without any answer.
+    #[serde(default)]
+    pub unanswered: u64,
     pub pings: u64,
     pub pings_per_connection_min: u64,
     pub bytes_sent: u64,
@@ -153,8 +171,12 @@ pub struct Window {
     pub seconds: f64,
     pub sent: u64,
     pub received: u64,
+    #[serde(default)]
+    pub acks: u64,
     pub sent_per_s: f64,
     pub received_per_s: f64,
+    #[serde(default)]
+    pub acks_per_s: f64,
 }
 
 /// Where the phases lie on the time axis, in seconds since the first connect.
@@ -191,6 +213,8 @@ pub struct Server {
     /// In cores.
     pub cpu: f64,
     pub cpu_us_per_delivery: Option<f64>,
+    #[serde(default)]
+    pub cpu_us_per_ack: Option<f64>,
     pub rss_bytes_before: u64,
     pub rss_bytes: u64,
     pub rss_anon_bytes: u64,
@@ -199,6 +223,18 @@ pub struct Server {
     /// Growth over the measured window; negative where it shrank.
     pub rss_growth_bytes: f64,
     pub threads: Vec<ThreadTime>,
+}
+
+impl Server {
+    /// What the server spent on what it did, for people.
+    #[must_use]
+    pub fn per_message(&self) -> String {
+        match (self.cpu_us_per_delivery, self.cpu_us_per_ack) {
+            (None, Some(us)) => format!("{us:.3} µs per ack"),
+            (None, None) => "- per delivery".to_owned(),
+            (Some(us), _) => format!("{us:.3} µs per delivery"),
+        }
+    }
 }
 
 /// Layout of the JSON.

@@ -64,12 +64,13 @@ impl Outcome {
             self.generator.busiest_worker_cpu,
             self.generator.longest_worker_wait
         )?;
+        self.write_acks(out)?;
         self.write_turnover(out)?;
         if let Some(server) = &self.server {
-            let per_delivery = server.cpu_us_per_delivery.map_or_else(|| "-".to_owned(), |us| format!("{us:.3} µs"));
+            let per_delivery = server.per_message();
             writeln!(
                 out,
-                "server {:.3} cores, {per_delivery} per delivery, resident {:.1} MiB ({:.0} bytes more per connection)",
+                "server {:.3} cores, {per_delivery}, resident {:.1} MiB ({:.0} bytes more per connection)",
                 server.cpu,
                 server.rss_bytes as f64 / f64::from(1 << 20),
                 server.rss_bytes_per_connection
@@ -78,16 +79,35 @@ impl Outcome {
         self.write_verdict(out)
     }
 
+    fn write_acks(&self, out: &mut String) -> std::fmt::Result {
+        let counts = &self.counts;
+        if counts.acks + counts.deferred + counts.unanswered == 0 {
+            return Ok(());
+        }
+        writeln!(
+            out,
+            "acknowledged {} ({}/s)   not on disk {}   out of turn {}   refused for now {}   unanswered {}",
+            thousands(counts.acks),
+            thousands(self.measured.acks_per_s.round() as u64),
+            thousands(counts.not_durable),
+            thousands(counts.ack_seq_faults),
+            thousands(counts.deferred),
+            thousands(counts.unanswered)
+        )
+    }
+
     fn write_turnover(&self, out: &mut String) -> std::fmt::Result {
         if let Some(turnover) = &self.turnover {
             let all = turnover.all_caught_up_s.map_or_else(String::new, |s| format!(", all within {s:.2} s"));
             writeln!(
                 out,
-                "left {}   back {}   failed attempts {}   dropped {}   caught up {}{all}",
+                "left {}   back {}   failed attempts {}   dropped {}   resumed {}   missed {}   caught up {}{all}",
                 thousands(turnover.left),
                 thousands(turnover.rejoined),
                 thousands(turnover.retried),
                 thousands(turnover.dropped),
+                thousands(turnover.resumed),
+                thousands(turnover.missed),
                 thousands(turnover.caught_up)
             )?;
         }

@@ -82,7 +82,7 @@ fn measured(scenario: &str) -> Measured {
         total,
         recording: Recording::default(),
         connect_curve: Vec::new(),
-        dropped_ns: 0,
+        return_ns: 0,
         closings: vec![closing(Faults::default())],
         server_pid: Some(9),
         server: ServerSamples {
@@ -105,6 +105,7 @@ fn closing(faults: Faults) -> Closing {
         orders: BTreeMap::new(),
         pings_min: 0,
         last_caught_up_ns: 0,
+        missed: 0,
         handshakes: Handshakes::new(),
         refusals: Tally::new(),
         closes: Tally::new(),
@@ -159,6 +160,29 @@ fn every_fault_of_a_server_counts_unless_allowed() {
 }
 
 #[test]
+fn a_publishers_answers_are_judged() {
+    let judge = |scenario: &str| {
+        let mut measured = measured(scenario);
+        measured.counts.add(Count::Sent, 10);
+        measured.counts.add(Count::Answers, 9);
+        measured.counts.add(Count::Acks, 8);
+        measured.window.1 = measured.counts;
+        measured.counts.add(Count::NotDurable, 3);
+        measured.counts.add(Count::AckSeqFaults, 2);
+        Outcome::judge(measured)
+    };
+    let outcome = judge("kind = 'publish'\n[thresholds]\nacks_per_s_min = 8.5");
+    let always = ["2 answers out of turn, or with a number that did not follow", "1 sent and never answered"];
+    assert_eq!(outcome.faults, always);
+    assert_eq!(outcome.measured.acks_per_s, 8.0);
+    assert_eq!(outcome.thresholds_missed, ["acks_per_s was 8.0, less than 8.5"]);
+    let required = judge("kind = 'publish'\nrequire_durable = true");
+    assert_eq!(required.faults[2..], ["3 answered without being on disk"]);
+    assert!(required.table().contains("acknowledged 8 (8/s)   not on disk 3   out of turn 2"), "{}", required.table());
+    assert!(required.summary.contains("100 publishers of 128 bytes"), "{}", required.summary);
+}
+
+#[test]
 fn what_the_generator_left_out_makes_a_run_invalid() {
     let mut measured = measured("kind = 'echo'\n[validity]\nlag_p99_us = 49");
     measured.counts.add(Count::Skipped, 3);
@@ -202,7 +226,9 @@ fn a_result_is_what_the_schema_says() {
         rejoined: 2,
         retried: 0,
         dropped: 2,
+        resumed: 2,
         recovered: 2,
+        missed: 100,
         caught_up: 2,
         all_caught_up_s: Some(0.5),
     });

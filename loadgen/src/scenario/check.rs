@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Kind, Scenario, ScenarioError};
+use super::{ConnectBy, DropWho, Kind, Scenario, ScenarioError};
 use crate::payload::STAMP_BYTES;
 use crate::plan::Arrivals;
 
@@ -14,6 +14,7 @@ impl Scenario {
         self.check_messages()?;
         self.check_pace()?;
         self.check_disturbances()?;
+        self.check_publishers()?;
         self.check_limit()
     }
 
@@ -77,6 +78,9 @@ impl Scenario {
         if self.drop_share > 0.0 && self.drop_at >= self.duration {
             return refuse("drop_at", &self.drop_at, "give a time within the measured window (`duration`)");
         }
+        if self.resume && self.connect_by == ConnectBy::Url {
+            return refuse("connect_by", &"url", "a session is resumed by the command: leave connect_by out");
+        }
         if self.backoff.0.is_zero() || self.backoff_max < self.backoff {
             return refuse("backoff", &self.backoff, "give more than 0, and at most `backoff_max`");
         }
@@ -85,8 +89,27 @@ impl Scenario {
             let problem = "give only one of churn_per_s, drop_share and slow_share more than 0";
             return refuse("churn_per_s", &self.churn_per_s, problem);
         }
+        if self.drop_share > 0.0 && self.drop_who == DropWho::Listeners && self.layout.slow_candidates() == 0 {
+            return refuse("senders", &self.senders, "leave members that do not send, who can be dropped");
+        }
         if self.slow_share > 0.0 && self.layout.slow_candidates() == 0 {
             return refuse("senders", &self.senders, "leave members that do not send, who can be slow readers");
+        }
+        Ok(())
+    }
+
+    fn check_publishers(&self) -> Checked {
+        if !(1..=IN_FLIGHT_MAX).contains(&self.in_flight) {
+            let problem = format!("give 1 to {IN_FLIGHT_MAX} (a server may refuse more unanswered commands)");
+            return refuse("in_flight", &self.in_flight, &problem);
+        }
+        if self.kind == Kind::Publish && (self.is_disturbed() || self.rate > 0.0) {
+            let problem =
+                "leave rate, churn_per_s, drop_share and slow_share out: publishers stay, and are paced by answers";
+            return refuse("kind", &"publish", problem);
+        }
+        if self.messages_each == Some(0) {
+            return refuse("messages_each", &0, "give at least 1");
         }
         Ok(())
     }
@@ -118,5 +141,7 @@ fn refuse(key: &'static str, value: &dyn fmt::Display, problem: &str) -> Checked
 const ROOM_PREFIX_BYTES_MAX: usize = super::ROOM_PREFIX_BYTES_MAX;
 const RATE_MAX: f64 = 10_000_000.0;
 const PAYLOAD_BYTES_MAX: u32 = 1 << 20;
+/// What hubbub allows a connection.
+const IN_FLIGHT_MAX: u32 = hubbub::limits::UNANSWERED_MAX as u32;
 /// Four bytes each.
 const AUDIT_CELLS_MAX: u64 = 100_000_000;

@@ -32,6 +32,9 @@ pub enum Kind {
     PresenceStorm,
     /// A long run in which connections come and go slowly.
     Soak,
+    /// Publishers that each speak in a room of their own and wait for the server's `ok`: a closed loop, which measures how
+    /// many messages the server takes, not how late it is.
+    Publish,
     /// The highest rate at which another kind keeps its thresholds.
     FindLimit,
 }
@@ -49,6 +52,17 @@ pub(super) struct Defaults {
     pub presence: bool,
     pub drop_share: f64,
     pub slow_share: f64,
+}
+
+/// Which connections may be dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum DropWho {
+    /// Any.
+    #[default]
+    All,
+    /// Those that do not speak, so that the others go on speaking to those who are away.
+    Listeners,
 }
 
 /// What leaves when a member does.
@@ -82,6 +96,7 @@ impl Kind {
                 (connections, "this kind has all connections in one room; use rooms for several")
             }
             Self::Echo => (1, "echo has rooms of one; use rooms for larger ones"),
+            Self::Publish => (1, "a publisher has a room of its own; use rooms for larger ones"),
         };
         match asked {
             Some(size) if size != fixed => Err(ScenarioError::value("room_size", size, why)),
@@ -104,7 +119,9 @@ impl Kind {
         match self {
             Self::Hold => few,
             Self::Ramp => Defaults { warm_up: Span::seconds(0), duration: Span::seconds(1), ..few },
-            Self::Rooms | Self::Fanout | Self::HotRoom | Self::Echo => Defaults { senders: Senders::All, ..few },
+            Self::Rooms | Self::Fanout | Self::HotRoom | Self::Echo | Self::Publish => {
+                Defaults { senders: Senders::All, ..few }
+            }
             Self::Churn => Defaults { senders: Senders::Count(2), churn_per_s: 0.05, ..few },
             Self::ReconnectStorm => Defaults { drop_share: 0.5, drain: Span::seconds(30), ..few },
             Self::SlowReaders => Defaults { slow_share: 0.1, ..few },
@@ -126,6 +143,20 @@ impl FromStr for Kind {
     fn from_str(text: &str) -> Result<Self, String> {
         serde::Deserialize::deserialize(serde::de::value::StrDeserializer::<serde::de::value::Error>::new(text))
             .map_err(|error| error.to_string())
+    }
+}
+
+impl Senders {
+    /// How many, in rooms whose largest has so many members.
+    pub(super) fn among(self, largest: u32) -> Result<u32, ScenarioError> {
+        match self {
+            Self::All => Ok(largest),
+            Self::Count(n) if n == 0 || n > largest => {
+                let problem = format!("give 1 to {largest} (the members of a room), or \"all\"");
+                Err(ScenarioError::value("senders", n, &problem))
+            }
+            Self::Count(n) => Ok(n),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::kind::{ChurnBy, Kind};
+pub use self::kind::{ChurnBy, DropWho, Kind};
 pub use self::settings::Settings;
 pub use self::span::Span;
 use crate::layout::{Layout, RoomSizes};
@@ -85,10 +85,16 @@ pub struct Scenario {
     pub churn_by: ChurnBy,
     /// How long they stay away.
     pub away: Span,
-    /// Share of the connections that is dropped at once, without a farewell.
+    /// Share of the connections, or of the listeners if only they are, that is dropped at once, without a farewell.
     pub drop_share: f64,
     /// When, counted from the start of the measured window.
     pub drop_at: Span,
+    /// Which connections those are.
+    pub drop_who: DropWho,
+    /// How long they stay away before they begin to come back.
+    pub drop_for: Span,
+    /// Whether they come back by their session, all rooms at once, instead of joining each with `since`.
+    pub resume: bool,
     /// Longest wait before the first attempt to come back; each wait is drawn evenly from 0 to its longest.
     pub backoff: Span,
     /// What the longest wait doubles up to with each failed attempt.
@@ -97,6 +103,12 @@ pub struct Scenario {
     pub slow_share: f64,
     /// For how long; 0 for good.
     pub slow_for: Span,
+    /// Messages that a publisher may have sent and not got an answer to.
+    pub in_flight: u32,
+    /// Whether an `ok` that does not say that the message is on disk is a fault.
+    pub require_durable: bool,
+    /// Messages after which a publisher stops; until the end of the window when absent.
+    pub messages_each: Option<u32>,
     /// What `find-limit` raises.
     pub base: Kind,
     /// Factor between two of its steps while it looks for a rate that is too high.
@@ -261,6 +273,12 @@ mod tests {
             ("kind = 'echo'\nconnections = 0", "connections = 0"),
             ("kind = 'echo'\nroom_prefix = 'a b'", "room_prefix = a b: give 1 to 100 letters"),
             ("kind = 'echo'\nconnect_rate = 0", "connect_rate = 0"),
+            ("kind = 'publish'\nrate = 5", "kind = publish: leave rate"),
+            ("kind = 'publish'\nin_flight = 65", "in_flight = 65: give 1 to 64"),
+            ("kind = 'publish'\nroom_size = 2", "a publisher has a room of its own"),
+            ("kind = 'publish'\nmessages_each = 0", "messages_each = 0"),
+            ("kind = 'reconnect-storm'\nresume = true\nconnect_by = 'url'", "leave connect_by out"),
+            ("kind = 'echo'\ndrop_share = 0.5\ndrop_who = 'listeners'", "who can be dropped"),
             ("kind = 'echo'\n[thresholds]\ndeliver.p98_us = 1", "unknown field `p98_us`"),
         ];
         for (text, expected) in table {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::kind::Senders;
-use super::{ChurnBy, ConnectBy, Kind, ROOM_PREFIX_BYTES_MAX, Scenario, ScenarioError, Span};
+use super::{ChurnBy, ConnectBy, DropWho, Kind, ROOM_PREFIX_BYTES_MAX, Scenario, ScenarioError, Span};
 use crate::layout::{Layout, RoomSizes, zipf_sizes};
 use crate::plan::Arrivals;
 use crate::thresholds::{Thresholds, Validity};
@@ -91,12 +91,21 @@ pub struct Settings {
     /// How long they stay away
     #[arg(long, value_name = "TIME")]
     away: Option<Span>,
-    /// Share of the connections that is dropped at once, without a farewell
+    /// Share of the connections (with drop_who = listeners, of those) that is dropped at once, without a farewell
     #[arg(long, value_name = "SHARE")]
     drop_share: Option<f64>,
     /// When, counted from the start of the measured window
     #[arg(long, value_name = "TIME")]
     drop_at: Option<Span>,
+    /// Which connections those are
+    #[arg(long)]
+    drop_who: Option<DropWho>,
+    /// How long they stay away before they begin to come back
+    #[arg(long, value_name = "TIME")]
+    drop_for: Option<Span>,
+    /// Whether they come back by their session, instead of joining with `since`
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    resume: Option<bool>,
     /// Longest wait before the first attempt to come back
     #[arg(long, value_name = "TIME")]
     backoff: Option<Span>,
@@ -109,6 +118,15 @@ pub struct Settings {
     /// For how long; 0s for good
     #[arg(long, value_name = "TIME")]
     slow_for: Option<Span>,
+    /// Messages that a publisher may have sent and not got an answer to
+    #[arg(long, value_name = "N")]
+    in_flight: Option<u32>,
+    /// Whether an `ok` that does not say that the message is on disk is a fault
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    require_durable: Option<bool>,
+    /// Messages after which a publisher stops; without it, it goes on until the end of the window
+    #[arg(long, value_name = "N")]
+    messages_each: Option<u32>,
     #[arg(skip)]
     base: Option<Kind>,
     /// find-limit: factor between two steps while it looks for a rate that is too high
@@ -182,10 +200,16 @@ impl Settings {
             away: flags.away.or(self.away),
             drop_share: flags.drop_share.or(self.drop_share),
             drop_at: flags.drop_at.or(self.drop_at),
+            drop_who: flags.drop_who.or(self.drop_who),
+            drop_for: flags.drop_for.or(self.drop_for),
+            resume: flags.resume.or(self.resume),
             backoff: flags.backoff.or(self.backoff),
             backoff_max: flags.backoff_max.or(self.backoff_max),
             slow_share: flags.slow_share.or(self.slow_share),
             slow_for: flags.slow_for.or(self.slow_for),
+            in_flight: flags.in_flight.or(self.in_flight),
+            require_durable: flags.require_durable.or(self.require_durable),
+            messages_each: flags.messages_each.or(self.messages_each),
             base: flags.base.or(self.base),
             growth: flags.growth.or(self.growth),
             precision: flags.precision.or(self.precision),
@@ -214,15 +238,9 @@ impl Settings {
         let room_size = shape.room_size(connections, self.room_size)?;
         let sizes = self.sizes(connections, room_size)?;
         let largest = sizes.iter().copied().max().unwrap_or(room_size);
-        let senders = match self.senders.unwrap_or(defaults.senders) {
-            Senders::All => largest,
-            Senders::Count(n) if n == 0 || n > largest => {
-                let problem = format!("give 1 to {largest} (the members of a room), or \"all\"");
-                return Err(ScenarioError::value("senders", n, &problem));
-            }
-            Senders::Count(n) => n,
-        };
+        let senders = self.senders.unwrap_or(defaults.senders).among(largest)?;
         let in_flight_default = if kind == Kind::Ramp { connections } else { CONNECT_IN_FLIGHT_DEFAULT };
+        let resume = self.resume.unwrap_or(false);
         let settings = Box::new(self.clone());
         let scenario = Scenario {
             settings,
@@ -247,7 +265,7 @@ impl Settings {
             connect_rate_end: self.connect_rate_end,
             connect_in_flight: self.connect_in_flight.unwrap_or(in_flight_default),
             handshake_timeout: self.handshake_timeout.unwrap_or(Span::seconds(30)),
-            connect_by: self.connect_by.unwrap_or_default(),
+            connect_by: self.connect_by.unwrap_or(if resume { ConnectBy::Command } else { ConnectBy::Url }),
             ack_ids: self.ack_ids.unwrap_or(false),
             presence: self.presence.unwrap_or(defaults.presence),
             churn_per_s: self.churn_per_s.unwrap_or(defaults.churn_per_s),
@@ -255,10 +273,16 @@ impl Settings {
             away: self.away.unwrap_or(Span::seconds(1)),
             drop_share: self.drop_share.unwrap_or(defaults.drop_share),
             drop_at: self.drop_at.unwrap_or(Span::seconds(1)),
+            drop_who: self.drop_who.unwrap_or_default(),
+            drop_for: self.drop_for.unwrap_or_default(),
+            resume,
             backoff: self.backoff.unwrap_or(Span::seconds(1)),
             backoff_max: self.backoff_max.unwrap_or(Span::seconds(30)),
             slow_share: self.slow_share.unwrap_or(defaults.slow_share),
             slow_for: self.slow_for.unwrap_or_default(),
+            in_flight: self.in_flight.unwrap_or(1),
+            require_durable: self.require_durable.unwrap_or(false),
+            messages_each: self.messages_each,
             base,
             growth: self.growth.unwrap_or(GROWTH_DEFAULT),
             precision: self.precision.unwrap_or(PRECISION_DEFAULT),
@@ -311,7 +335,7 @@ fn room_prefix(name: &str) -> String {
 }
 
 const KINDS: &str = "give one of hold, ramp, rooms, fanout, hot-room, echo, churn, reconnect-storm, slow-readers, \
-                     presence-storm, soak, find-limit";
+                     presence-storm, soak, publish, find-limit";
 const TARGET_DEFAULT: &str = "ws://127.0.0.1:9000/ws";
 const CONNECTIONS_DEFAULT: u32 = 100;
 /// As many as loopback has addresses; far more than any machine carries.

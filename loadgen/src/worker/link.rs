@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use hubbub::ids::ConnId;
 use hubbub::net::{Buffer, Ended, Event, Outgoing, socket};
 
+use super::publish::hear;
 use super::{Messages, Worker};
 use crate::client::{Client, Happening, Stage};
 use crate::clock::now_ns;
@@ -122,6 +123,11 @@ impl Worker {
                 record_ns(&mut self.ledger.handshakes.connect, took_ns);
                 self.ledger.counts.bump(Count::Connected);
                 self.ready.push(place);
+                if self.links[place as usize].client.stage() == Stage::Joined {
+                    let joined = Happening::Joined { took_ns: None, head: None, recovered: false };
+                    self.ledger.enter(place, joined, now_ns());
+                    self.arrived(place, Stage::Joined);
+                }
             }
             Event::ConnectFailed { conn, errno } => {
                 let Some(place) = self.place(conn) else { return };
@@ -165,6 +171,9 @@ impl Worker {
         let mut tell = |happening| match happening {
             Happening::Ended(why) if is_returning => failed = Some(why),
             happening => {
+                if let Messages::Publish(publishers) = messages {
+                    return hear(publishers, ledger, place, happening, now);
+                }
                 if let (Messages::Closed(closed), Happening::Message { stamp, .. }) = (&mut *messages, &happening)
                     && stamp.sender < job.scenario.layout.senders()
                     && job.scenario.layout.connection_of(stamp.sender) == index
@@ -181,6 +190,9 @@ impl Worker {
         }
         if before == Stage::Leaving && after == Stage::Outside {
             self.has_left(place, now);
+        }
+        if self.start_ns > 0 {
+            self.publish(place, now);
         }
         let link = &self.links[place as usize];
         if let Some(why) = failed {

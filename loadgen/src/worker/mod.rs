@@ -5,6 +5,7 @@
 //! coordinator it wakes every [`TICK_NS`].
 
 mod link;
+mod publish;
 mod turnover;
 
 use std::io;
@@ -24,8 +25,9 @@ use crate::fleet::coordinator::AgentReport;
 use crate::ledger::{Closing, Ledger};
 use crate::payload::Stamp;
 use crate::plan::{Arrivals, Plan, Planned};
+use crate::publishers::Publishers;
 use crate::ramp::{Pace, Ramp};
-use crate::scenario::Scenario;
+use crate::scenario::{Kind, Scenario};
 use crate::stats::{Board, Count, Interval, SentBoard};
 use crate::target::Target;
 
@@ -148,6 +150,8 @@ enum Messages {
     Open { plan: Plan, next: Option<Planned> },
     /// Each sender waits for its own.
     Closed(ClosedLoop),
+    /// Each sender waits for the server's answer.
+    Publish(Publishers),
     /// Nothing is sent.
     Over,
 }
@@ -238,7 +242,7 @@ impl Worker {
         let waits = self.start_ns == 0 || self.sent_all;
         let tick = if waits { Some(now_ns() + TICK_NS) } else { None };
         let second = (self.start_ns > 0).then(|| self.start_ns + u64::from(self.second + 1) * NS_PER_S);
-        let message = self.messages.deadline().filter(|_| self.start_ns > 0).map(|at_ns| self.start_ns + at_ns);
+        let message = self.messages.deadline(self.start_ns).filter(|_| self.start_ns > 0 && !self.sent_all);
         let turnover = self.turnover.deadline(self.start_ns);
         [tick, second, message, self.ramp.deadline(), turnover].into_iter().flatten().min().unwrap_or(u64::MAX)
     }
@@ -250,7 +254,7 @@ impl Worker {
             if self.start_ns > 0 {
                 let from = self.start_ns + self.job.scenario.warm_up.ns();
                 self.ledger.measure(from..from + self.job.scenario.duration.ns());
-                self.messages.begin(&self.job);
+                self.messages.begin(&self.job, self.start_ns);
             }
         }
     }
@@ -265,7 +269,8 @@ impl Worker {
             let Some(planned) = self.messages.due(since_start, &self.job) else { break };
             self.send(planned);
         }
-        if !self.sent_all && self.messages.are_over(since_start) {
+        self.publish_due(now);
+        if !self.sent_all && self.messages.are_over(now, self.start_ns) {
             self.sent_all = true;
             self.job.control.sent_all.fetch_add(1, Ordering::AcqRel);
         }
@@ -343,6 +348,10 @@ impl Messages {
         let scenario = &job.scenario;
         let load_ns = job.load_ns();
         let senders = scenario.layout.senders();
+        if scenario.kind == Kind::Publish {
+            let mine = (job.worker..scenario.connections).step_by(job.workers as usize).len() as u32;
+            return Self::Publish(Publishers::new(mine, scenario.in_flight, scenario.messages_each));
+        }
         if scenario.arrivals == Arrivals::Closed {
             let mine = (0..senders).filter(|&sender| job.has(scenario.layout.connection_of(sender)));
             return Self::Closed(ClosedLoop::new(mine, senders, scenario.rate, load_ns));
@@ -351,10 +360,12 @@ impl Messages {
         Self::Open { plan, next: None }
     }
 
-    /// The load starts.
-    fn begin(&mut self, job: &Job) {
-        if let Self::Open { plan, next } = self {
-            *next = next_of_ours(plan, job);
+    /// It is known when the load starts.
+    fn begin(&mut self, job: &Job, start_ns: u64) {
+        match self {
+            Self::Open { plan, next } => *next = next_of_ours(plan, job),
+            Self::Publish(publishers) => publishers.plan(start_ns..start_ns + job.load_ns()),
+            Self::Closed(_) | Self::Over => {}
         }
     }
 
@@ -367,22 +378,26 @@ impl Messages {
                 Some(planned)
             }
             Self::Closed(closed) => closed.due(since_start_ns),
-            Self::Over => None,
+            Self::Publish(_) | Self::Over => None,
         }
     }
 
-    fn deadline(&self) -> Option<u64> {
-        match self {
+    /// When there is something to send, in monotonic nanoseconds.
+    fn deadline(&self, start_ns: u64) -> Option<u64> {
+        let at_ns = match self {
             Self::Open { next, .. } => next.map(|planned| planned.at_ns),
             Self::Closed(closed) => closed.deadline(),
+            Self::Publish(publishers) => return Some(publishers.deadline()),
             Self::Over => None,
-        }
+        };
+        at_ns.map(|at_ns| start_ns + at_ns)
     }
 
-    fn are_over(&self, since_start_ns: u64) -> bool {
+    fn are_over(&self, now_ns: u64, start_ns: u64) -> bool {
         match self {
             Self::Open { next, .. } => next.is_none(),
-            Self::Closed(closed) => closed.is_over(since_start_ns),
+            Self::Closed(closed) => closed.is_over(now_ns.saturating_sub(start_ns)),
+            Self::Publish(publishers) => publishers.are_over(now_ns),
             Self::Over => true,
         }
     }

@@ -178,7 +178,8 @@ impl Worker {
         let link = &mut self.links[place as usize];
         link.course = Course::Away;
         link.seen = seen;
-        let wait_ns = self.turnover.random.below(self.job.scenario.backoff.ns());
+        let scenario = &self.job.scenario;
+        let wait_ns = scenario.drop_for.ns() + self.turnover.random.below(scenario.backoff.ns());
         self.turnover.timers.push(Reverse((now + wait_ns, place, Due::Return)));
     }
 

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
+mod publish;
 mod relay;
 
 use std::io::{BufRead, BufReader, Read, Write};

@@ -3,14 +3,19 @@
 //! Messages of the run are recognised by their stamp and read without parsing JSON; everything else, which is rare, is
 //! parsed in full.
 
-use hubbub::codec::json::{ServerEvent, decode_event};
+mod talk;
+
+use std::io::Write;
+
 use hubbub::codec::lines;
 use hubbub::codec::websocket::frame::{encode_close_masked, encode_masked};
 use hubbub::codec::websocket::handshake::{read_response, write_request};
-use hubbub::codec::websocket::{Decoder, Item, Opcode, Role};
+use hubbub::codec::websocket::{Decoder, Opcode, Role};
 
-use crate::dialect::{Dialect, connect};
+use self::talk::{Talk, replies};
+use crate::dialect::Dialect;
 use crate::payload::Stamp;
+use crate::resp;
 use crate::scenario::ConnectBy;
 use crate::target::Protocol;
 
@@ -45,17 +50,28 @@ pub enum Happening {
     },
     /// Something else that should not come.
     Foreign,
-    /// The server has taken a message; the tag is the planned time.
+    /// Its session goes on: its room's `ok` follows unasked.
+    Resumed,
+    /// The server has taken a message.
     Acked {
-        /// The `id` that the message carried.
-        id: u64,
+        /// The `id` that the message carried; `None` where answers come in the order of messages.
+        id: Option<u64>,
+        /// The room's number for it.
+        seq: Option<u64>,
         /// Whether the server says that the message is on disk.
         durable: bool,
     },
     /// A sign of life was asked for, and is given.
     Ping,
     /// The server refused something after the join.
-    Error(String),
+    Error {
+        /// The `id` that it carried; `None` where answers come in the order of messages.
+        id: Option<u64>,
+        /// Whether the same may be taken later.
+        temporary: bool,
+        /// What it said.
+        why: String,
+    },
     /// The server says that it leaves messages out.
     GapTold,
     /// The end, and why. Nothing comes after it.
@@ -78,20 +94,7 @@ enum Wire {
     },
     Frames(Decoder),
     Lines(lines::Decoder),
-}
-
-/// The part above framing.
-#[derive(Debug)]
-struct Talk {
-    /// Which of the scenario's connections.
-    index: u32,
-    stage: Stage,
-    /// When the present stage began.
-    since_ns: u64,
-    /// The room's epoch, where the scenario may need it to come back.
-    epoch: Option<Box<str>>,
-    /// The last message seen before coming back.
-    seen: Option<u64>,
+    Resp(resp::Decoder),
 }
 
 /// How far a connection has come.
@@ -119,16 +122,15 @@ impl Client {
     /// Connection `index` of the scenario, before TCP stands.
     #[must_use]
     pub fn new(index: u32, now_ns: u64) -> Self {
-        let talk = Talk { index, stage: Stage::Connecting, since_ns: now_ns, epoch: None, seen: None };
-        Self { wire: Wire::Lines(lines::Decoder::new()), talk }
+        Self { wire: Wire::Lines(lines::Decoder::new()), talk: Talk::new(index, now_ns) }
     }
 
     /// The same connection's next attempt. With `seen`, the room's number for the last message that it has had, it asks
     /// for what it has missed.
     #[must_use]
     pub fn again(&mut self, seen: Option<u64>, now_ns: u64) -> Self {
-        let epoch = self.talk.epoch.take();
-        let talk = Talk { index: self.talk.index, stage: Stage::Connecting, since_ns: now_ns, epoch, seen };
+        let (epoch, session) = (self.talk.epoch.take(), self.talk.session.take());
+        let talk = Talk { epoch, session, seen, ..Talk::new(self.talk.index, now_ns) };
         Self { wire: Wire::Lines(lines::Decoder::new()), talk }
     }
 
@@ -138,13 +140,21 @@ impl Client {
         self.talk.stage
     }
 
-    /// TCP stands: begins the handshake. Returns how long it took.
+    /// TCP stands: begins the handshake, which is over at once where there is none. Returns how long TCP took.
     pub fn connected(&mut self, dialect: &mut Dialect, now_ns: u64, out: &mut Vec<u8>) -> u64 {
         let took_ns = now_ns.saturating_sub(self.talk.since_ns);
-        if dialect.target.protocol == Protocol::Lines {
-            self.talk.enter(Stage::Welcoming, now_ns);
-            self.wire.text(connect(self.talk.index).as_bytes(), dialect, out);
-            return took_ns;
+        match dialect.target.protocol {
+            Protocol::Lines => {
+                self.talk.enter(Stage::Welcoming, now_ns);
+                self.wire.text(self.talk.connect(dialect).as_bytes(), dialect, out);
+                return took_ns;
+            }
+            Protocol::Resp => {
+                self.wire = Wire::Resp(resp::Decoder::default());
+                self.talk.enter(Stage::Joined, now_ns);
+                return took_ns;
+            }
+            Protocol::Chat | Protocol::Relay => {}
         }
         let entropy = dialect.entropy();
         let path = dialect.path(self.talk.index);
@@ -173,6 +183,7 @@ impl Client {
         let ended = match wire {
             Wire::Frames(decoder) => talk.frames(decoder, bytes, dialect, now_ns, out, tell),
             Wire::Lines(decoder) => talk.lines(decoder, bytes, dialect, now_ns, out, tell),
+            Wire::Resp(decoder) => replies(decoder, bytes, tell),
             Wire::Head { .. } => None,
         };
         if let Some(why) = ended {
@@ -203,6 +214,34 @@ impl Client {
         dialect.text = text;
     }
 
+    /// Appends a message that comes back to nobody, and whose answer carries `id`.
+    pub fn publish(&mut self, stamp: Stamp, id: u64, dialect: &mut Dialect, out: &mut Vec<u8>) {
+        let bytes = dialect.scenario.payload_bytes as usize;
+        let index = self.talk.index;
+        let opening = self.talk.opening.get_or_insert_with(|| match self.wire {
+            Wire::Resp(_) => resp::xadd_opening(&dialect.room(index), bytes).into(),
+            _ => publish_opening(&dialect.room(index)).into(),
+        });
+        match self.wire {
+            Wire::Resp(_) => {
+                out.extend_from_slice(opening);
+                stamp.write(bytes, out);
+                out.extend_from_slice(resp::XADD_END);
+            }
+            Wire::Lines(_) => {
+                write_publish(opening, stamp, bytes, id, out);
+                out.push(b'\n');
+            }
+            Wire::Frames(_) | Wire::Head { .. } => {
+                let mut text = std::mem::take(&mut dialect.text);
+                text.clear();
+                write_publish(opening, stamp, bytes, id, &mut text);
+                self.wire.text(&text, dialect, out);
+                dialect.text = text;
+            }
+        }
+    }
+
     /// Appends a `leave`. Its answer brings the connection to [`Stage::Outside`].
     pub fn leave(&mut self, dialect: &mut Dialect, now_ns: u64, out: &mut Vec<u8>) {
         let room = dialect.room(self.talk.index);
@@ -223,7 +262,7 @@ impl Client {
         match self.wire {
             Wire::Lines(_) => write_line(PONG, out),
             Wire::Frames(_) => encode_masked(Opcode::Pong, b"", dialect.mask_key(), out),
-            Wire::Head { .. } => {}
+            Wire::Head { .. } | Wire::Resp(_) => {}
         }
     }
 
@@ -268,7 +307,7 @@ impl Client {
         } else {
             self.talk.enter(Stage::Welcoming, now_ns);
             if dialect.scenario.connect_by == ConnectBy::Command {
-                self.wire.text(connect(self.talk.index).as_bytes(), dialect, out);
+                self.wire.text(self.talk.connect(dialect).as_bytes(), dialect, out);
             }
         }
         self.received(&mut rest, dialect, now_ns, out, tell);
@@ -279,171 +318,24 @@ impl Wire {
     fn text(&self, text: &[u8], dialect: &mut Dialect, out: &mut Vec<u8>) {
         match self {
             Self::Lines(_) => write_line(text, out),
+            // Redis is told nothing but messages.
+            Self::Resp(_) => {}
             Self::Frames(_) | Self::Head { .. } => encode_masked(Opcode::Text, text, dialect.mask_key(), out),
         }
     }
 }
 
-impl Talk {
-    fn enter(&mut self, stage: Stage, now_ns: u64) {
-        self.stage = stage;
-        self.since_ns = now_ns;
-    }
-
-    /// Returns why the connection ends, if it does.
-    fn frames(
-        &mut self,
-        decoder: &mut Decoder,
-        mut input: &mut [u8],
-        dialect: &mut Dialect,
-        now_ns: u64,
-        out: &mut Vec<u8>,
-        tell: &mut impl FnMut(Happening),
-    ) -> Option<String> {
-        loop {
-            let item = match decoder.decode(&mut input, MESSAGE_BYTES_MAX) {
-                Ok(Some(item)) => item,
-                Ok(None) => return None,
-                Err(error) => return Some(format!("the server broke the protocol: {error}")),
-            };
-            let ended = match &item {
-                Item::Text(text) | Item::Binary(text) => {
-                    let mut answer = |text: &[u8], dialect: &mut Dialect| {
-                        encode_masked(Opcode::Text, text, dialect.mask_key(), out);
-                    };
-                    self.text(text, dialect, now_ns, &mut answer, tell)
-                }
-                Item::Ping(payload) => {
-                    encode_masked(Opcode::Pong, payload, dialect.mask_key(), out);
-                    tell(Happening::Ping);
-                    None
-                }
-                Item::Pong(_) => None,
-                Item::Close { code, reason } => {
-                    encode_close_masked(*code, "", dialect.mask_key(), out);
-                    Some(format!("close {} {reason}", code.unwrap_or(1005)).trim_end().to_owned())
-                }
-            };
-            if ended.is_some() {
-                return ended;
-            }
-        }
-    }
-
-    fn lines(
-        &mut self,
-        decoder: &mut lines::Decoder,
-        input: &[u8],
-        dialect: &mut Dialect,
-        now_ns: u64,
-        out: &mut Vec<u8>,
-        tell: &mut impl FnMut(Happening),
-    ) -> Option<String> {
-        let mut input = input;
-        loop {
-            let line = match decoder.decode(&mut input, MESSAGE_BYTES_MAX) {
-                Ok(Some(line)) => line,
-                Ok(None) => return None,
-                Err(error) => return Some(format!("the server broke the protocol: {error}")),
-            };
-            let ended = self.text(&line, dialect, now_ns, &mut |text, _| write_line(text, out), tell);
-            if ended.is_some() {
-                return ended;
-            }
-        }
-    }
-
-    /// One message or event.
-    #[inline]
-    fn text(
-        &mut self,
-        text: &[u8],
-        dialect: &mut Dialect,
-        now_ns: u64,
-        answer: &mut impl FnMut(&[u8], &mut Dialect),
-        tell: &mut impl FnMut(Happening),
-    ) -> Option<String> {
-        let is_chat = dialect.target.protocol != Protocol::Relay;
-        if let Some(at) = dialect.stamps.find(text) {
-            let room_seq = if is_chat { dialect.seqs.read(text) } else { None };
-            tell(Stamp::read(&text[at..]).map_or(Happening::Foreign, |stamp| Happening::Message { stamp, room_seq }));
-            return None;
-        }
-        if !is_chat {
-            tell(Happening::Foreign);
-            return None;
-        }
-        self.event(text, dialect, now_ns, answer, tell)
-    }
-
-    #[cold]
-    fn event(
-        &mut self,
-        text: &[u8],
-        dialect: &mut Dialect,
-        now_ns: u64,
-        answer: &mut impl FnMut(&[u8], &mut Dialect),
-        tell: &mut impl FnMut(Happening),
-    ) -> Option<String> {
-        let Ok(event) = decode_event(text) else {
-            tell(Happening::Foreign);
-            return None;
-        };
-        let took_ns = now_ns.saturating_sub(self.since_ns);
-        match (event.kind(), self.stage) {
-            ("welcome", Stage::Welcoming) => {
-                if dialect.target.protocol == Protocol::Lines {
-                    tell(Happening::Opened { took_ns });
-                }
-                let text = self.join(dialect);
-                answer(text.as_bytes(), dialect);
-                self.enter(Stage::Joining, now_ns);
-            }
-            ("ok", Stage::Joining) if event.integer("id") == Some(JOIN_ID) => {
-                self.enter(Stage::Joined, now_ns);
-                if dialect.scenario.drop_share > 0.0 {
-                    self.epoch = event.text("epoch").map(|epoch| epoch.into());
-                }
-                let recovered = event.flag("recovered").unwrap_or_default();
-                tell(Happening::Joined { took_ns: Some(took_ns), head: event.integer("seq"), recovered });
-            }
-            ("ok", Stage::Leaving) if event.integer("id") == Some(LEAVE_ID) => self.enter(Stage::Outside, now_ns),
-            ("ok", _) if self.stage >= Stage::Joined => tell(Happening::Acked {
-                id: event.integer("id").unwrap_or_default(),
-                durable: event.flag("durable").unwrap_or_default(),
-            }),
-            ("error", _) if self.stage >= Stage::Joined => tell(Happening::Error(why(&event))),
-            ("error", _) => return Some(why(&event)),
-            ("ping", _) => {
-                answer(PONG, dialect);
-                tell(Happening::Ping);
-            }
-            ("gap", _) => tell(Happening::GapTold),
-            ("presence", _) => {
-                tell(Happening::Presence { changes: (event.texts("joined").len() + event.texts("left").len()) as u64 });
-            }
-            ("closing", _) => return Some("the server says that it closes".to_owned()),
-            // A message without our stamp; what was never asked for cannot come.
-            ("message", _) => tell(Happening::Foreign),
-            _ => {}
-        }
-        None
-    }
-
-    fn join(&self, dialect: &Dialect) -> String {
-        let room = dialect.room(self.index);
-        let presence = if dialect.scenario.presence { ",\"presence\":true" } else { "" };
-        let since = match (&self.epoch, self.seen) {
-            (Some(epoch), Some(seq)) => format!(",\"since\":{{\"epoch\":\"{epoch}\",\"seq\":{seq}}}"),
-            _ => String::new(),
-        };
-        format!("{{\"type\":\"join\",\"room\":\"{room}\"{presence}{since},\"id\":{JOIN_ID}}}")
-    }
+fn publish_opening(room: &str) -> Vec<u8> {
+    format!("{{\"type\":\"message\",\"room\":\"{room}\",\"echo\":false,\"content\":\"").into_bytes()
 }
 
-fn why(event: &ServerEvent<'_>) -> String {
-    let field = |name| event.text(name).unwrap_or_default();
-    format!("error {}: {}", field("code"), field("message"))
+fn write_publish(opening: &[u8], stamp: Stamp, bytes: usize, id: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(opening);
+    stamp.write(bytes, out);
+    out.extend_from_slice(b"\",\"id\":");
+    // Writing to memory cannot fail.
+    let _ = write!(out, "{id}");
+    out.push(b'}');
 }
 
 fn write_line(text: &[u8], out: &mut Vec<u8>) {
@@ -454,13 +346,13 @@ fn write_line(text: &[u8], out: &mut Vec<u8>) {
 const PONG: &[u8] = b"{\"type\":\"pong\"}";
 const JOIN_ID: u64 = 1;
 const LEAVE_ID: u64 = 2;
-const MESSAGE_BYTES_MAX: usize = 4 << 20;
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use hubbub::codec::http;
+    use hubbub::codec::websocket::Item;
     use hubbub::codec::websocket::frame::encode;
     use hubbub::codec::websocket::handshake::{SUBPROTOCOL_JSON, Upgrade};
 
@@ -590,7 +482,8 @@ mod tests {
             format!("{}\n{{\"type\":\"ping\"}}\n{{\"type\":\"ok\",\"id\":77,\"durable\":true}}\n", stamped(STAMP, 42));
         talking.take(lines.as_bytes(), 5_000, true);
         let message = Happening::Message { stamp: STAMP, room_seq: Some(42) };
-        assert_eq!(talking.told(), [message, Happening::Ping, Happening::Acked { id: 77, durable: true }]);
+        let acked = Happening::Acked { id: Some(77), seq: None, durable: true };
+        assert_eq!(talking.told(), [message, Happening::Ping, acked]);
         assert_eq!(talking.said(), "{\"type\":\"pong\"}\n");
         talking.client.message(STAMP, &mut talking.dialect, &mut talking.out);
         let sent = talking.said();
@@ -661,6 +554,86 @@ mod tests {
         assert_eq!(talking.told()[1], Happening::Joined { took_ns: Some(0), head: Some(41), recovered: true });
     }
 
+    /// A client that was dropped after message 44, and has said that it is back.
+    fn back_with_its_session() -> Talking {
+        let mut talking = Talking::to("tcp://127.0.0.1:9001", "drop_share = 0.5\nresume = true");
+        talking.connected();
+        let welcome = WELCOME.replace("\"user\"", "\"session\":\"5e55\",\"user\"");
+        talking.take(format!("{welcome}\n{JOINED}\n").as_bytes(), 4_000, false);
+        // The first attempt fails before the server says anything.
+        talking.client = talking.client.again(Some(44), 7_000);
+        talking.client = talking.client.again(Some(44), 8_000);
+        talking.told();
+        talking.said();
+        talking.client.connected(&mut talking.dialect, 9_000, &mut talking.out);
+        let rooms = r#"{"r-1":{"epoch":"0","seq":44}}"#;
+        let resume = format!(r#""resume":{{"session":"5e55","rooms":{rooms}}}"#);
+        assert_eq!(talking.said(), format!("{{\"type\":\"connect\",\"name\":\"load-7\",{resume}}}\n"));
+        talking
+    }
+
+    #[test]
+    fn a_session_goes_on_with_an_ok_that_nobody_asked_for() {
+        let mut talking = back_with_its_session();
+        let welcome = WELCOME.replace("\"user\"", "\"resumed\":true,\"user\"");
+        let joined = JOINED.replace("\"id\":1,", "").replace("\"seq\":41", "\"seq\":94,\"recovered\":true");
+        talking.take(format!("{welcome}\n{joined}\n{}\n", stamped(STAMP, 45)).as_bytes(), 9_000, true);
+        let back = Happening::Joined { took_ns: Some(0), head: Some(94), recovered: true };
+        let message = Happening::Message { stamp: STAMP, room_seq: Some(45) };
+        assert_eq!(talking.told()[1..], [Happening::Resumed, back, message]);
+        assert_eq!(talking.said(), "", "it joins nothing itself");
+    }
+
+    #[test]
+    fn a_session_that_is_gone_is_joined_anew_from_where_it_left_off() {
+        let mut talking = back_with_its_session();
+        let welcome = WELCOME.replace("\"user\"", "\"resumed\":false,\"user\"");
+        talking.take(format!("{welcome}\n").as_bytes(), 9_000, true);
+        assert!(talking.said().contains(r#""since":{"epoch":"0","seq":44}"#));
+        let unasked = JOINED.replace("\"id\":1,", "");
+        talking.take(format!("{unasked}\n").as_bytes(), 9_100, true);
+        assert_eq!(talking.client.stage(), Stage::Joining, "it is not the answer");
+        talking.take(format!("{JOINED}\n").as_bytes(), 9_200, true);
+        assert_eq!(talking.client.stage(), Stage::Joined);
+    }
+
+    #[test]
+    fn a_publisher_asks_for_no_echo_and_hears_each_ok() {
+        let mut talking = Talking::to("tcp://127.0.0.1:9001", "payload_bytes = 60");
+        talking.connected();
+        talking.take(format!("{WELCOME}\n{JOINED}\n").as_bytes(), 4_000, false);
+        talking.said();
+        talking.told();
+        talking.client.publish(STAMP, 7, &mut talking.dialect, &mut talking.out);
+        talking.client.publish(STAMP, 8, &mut talking.dialect, &mut talking.out);
+        let said = talking.said();
+        let lines: Vec<serde_json::Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!((lines[0]["type"].as_str(), lines[0]["room"].as_str()), (Some("message"), Some("r-1")));
+        assert_eq!((lines[0]["echo"].as_bool(), lines[0]["id"].as_u64()), (Some(false), Some(7)));
+        assert_eq!((lines[0]["content"].as_str().unwrap().len(), lines[1]["id"].as_u64()), (60, Some(8)));
+        let ok = r#"{"type":"ok","id":7,"room":"r-1","seq":42,"timestamp":1,"durable":true}"#;
+        let spelt_otherwise = r#"{"type":"ok","room":"r-1","seq":43,"durable":false,"id":8}"#;
+        talking.take(format!("{ok}\n{spelt_otherwise}\n").as_bytes(), 5_000, true);
+        let acked = |id, seq, durable| Happening::Acked { id: Some(id), seq: Some(seq), durable };
+        assert_eq!(talking.told(), [acked(7, 42, true), acked(8, 43, false)]);
+    }
+
+    #[test]
+    fn a_publisher_to_redis_appends_to_a_stream_and_hears_each_answer() {
+        let mut talking = Talking::to("redis://127.0.0.1:6379", "payload_bytes = 52");
+        assert_eq!(talking.connected(), "", "there is no handshake");
+        assert_eq!(talking.client.stage(), Stage::Joined);
+        talking.client.publish(STAMP, 1, &mut talking.dialect, &mut talking.out);
+        let said = talking.said();
+        assert!(said.starts_with("*5\r\n$4\r\nXADD\r\n$3\r\nr-1\r\n$1\r\n*\r\n$1\r\nc\r\n$52\r\n~lg2"), "{said}");
+        talking.take(b"$15\r\n1700000000000-0\r\n-MISCONF full\r\n", 5_000, true);
+        let acked = Happening::Acked { id: None, seq: None, durable: false };
+        let error = Happening::Error { id: None, temporary: false, why: "MISCONF full".to_owned() };
+        assert_eq!(talking.told(), [acked, error]);
+        talking.take(b"HTTP/1.1 400\r\n", 6_000, false);
+        assert!(matches!(&talking.told()[..], [Happening::Ended(why)] if why.contains("Redis's protocol")));
+    }
+
     #[test]
     fn refusals_end_the_handshake_and_later_errors_do_not() {
         let refusal = r#"{"type":"error","id":1,"code":"room_full","message":"the room is full","temporary":true}"#;
@@ -672,7 +645,7 @@ mod tests {
         let mut talking = Talking::to("tcp://127.0.0.1:9001", "");
         talking.connected();
         talking.take(format!("{WELCOME}\n{JOINED}\n{refusal}\n").as_bytes(), 4_000, false);
-        assert_eq!(talking.told()[2..], [Happening::Error(why)]);
+        assert_eq!(talking.told()[2..], [Happening::Error { id: Some(1), temporary: true, why }]);
         assert_eq!(talking.client.stage(), Stage::Joined);
     }
 
