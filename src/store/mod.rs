@@ -6,8 +6,9 @@
 //! | `writer`, `reopen`, `disk` | the thread that commits, and what it does when it cannot |
 //! | `reader`, `query` | the threads that answer questions |
 //! | `upkeep`, `seen` | retention |
-//! | `engine`, `slot` | the database, how it is opened, and who uses it |
+//! | `engine`, `journal`, `slot` | the database, how it is opened, and who uses it |
 //! | `block`, `records`, `encoding` | what is stored, as bytes |
+//! | `offline` | what an operator does to a store |
 //! | `fault` | where tests have the process killed |
 //!
 //! `docs/storage.md` has the format and the guarantees. Absent: what a room is, and when it is opened; that is the
@@ -18,8 +19,10 @@ mod disk;
 mod encoding;
 mod engine;
 mod fault;
+mod journal;
 mod life;
 mod line;
+pub mod offline;
 mod query;
 mod reader;
 mod records;
@@ -33,5 +36,5 @@ mod writer;
 
 pub use engine::StoreError;
 pub use fault::FAULT_POINTS;
-pub use life::{Store, StoreConfig, StoreReader};
+pub use life::{ReadError, Store, StoreConfig, StoreReader};
 pub use line::{Line, StorePort, lines};

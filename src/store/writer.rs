@@ -17,6 +17,7 @@ use super::block::Block;
 use super::encoding::Damaged;
 use super::engine::{ERASE_PREFIX, Engine, EngineError, Space};
 use super::fault::fault_point;
+use super::journal::CHAINED;
 use super::line::{Batch, Job, Op, Shared};
 use super::query;
 use super::records::{RoomRecord, Trim, log_key, read_log_key, room_key};
@@ -245,8 +246,11 @@ impl Writer {
     /// Writes the group as one batch of the database.
     pub(super) fn apply(&mut self) -> Result<(), EngineError> {
         self.resolve()?;
-        let changes = self.group.iter().map(|work| work.changes.len()).sum();
-        let mut batch = self.engine().batch(changes);
+        let changes: usize = self.group.iter().map(|work| work.changes.len()).sum();
+        let mut batch = self.engine().batch(changes + 1);
+        if !self.unsynced.is_empty() {
+            batch.insert(self.engine().space(Space::Meta), CHAINED, []);
+        }
         for op in self.group.iter().flat_map(|work| &work.changes) {
             match op {
                 Op::Put(space, key, value) => {
