@@ -1,10 +1,10 @@
 //! Acknowledged delivery, dead letters, receipts, read cursors, inboxes and sessions that resume.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Launch, Server, http, until};
+use crate::harness::{Client, Deadline, Launch, Server, http, until};
 
 const KEY: [(&str, &str); 1] = [("Authorization", "Bearer a key of this test alone")];
 
@@ -71,7 +71,7 @@ fn what_is_never_acknowledged_is_tried_again_and_set_aside_and_replayed() {
     let server = launch.start();
     let (mut bob, _) = consumer(&server, "bob", "jobs");
     let mut ann = server.member("ann", "jobs");
-    let started = Instant::now();
+    let started = Deadline::patient();
     ann.say_and_wait("jobs", json!({"job": 1}));
     let attempts: Vec<_> = (0..3).map(|_| (bob.expect("message"), started.elapsed())).collect();
     assert_eq!((&attempts[0].0["redelivered"], &attempts[0].0["attempt"]), (&Value::Null, &Value::Null));
