@@ -21,6 +21,7 @@ mod subscriber;
 mod trial;
 
 use damage::Damage;
+use harness::run_to_end;
 use hubbub::store::FAULT_POINTS;
 use rng::Rng;
 use trial::{Kill, Trial};
@@ -78,7 +79,7 @@ fn a_hole_at_the_end_of_a_journal_invents_nothing() {
 }
 
 /// Kills a server and damages what it left. It starts with what is left, and nothing is invented; or it refuses, and says
-/// what to do.
+/// what to do. `store check` knows which.
 fn damaged(damage: Damage) {
     let mut trial = Trial::new(seed());
     for _ in 0..2 {
@@ -87,8 +88,10 @@ fn damaged(damage: Damage) {
     let mut rng = Rng::new(seed());
     damage::inflict(trial.data_dir(), damage, &mut rng);
     let dir = trial.data_dir().display().to_string();
+    let check = run_to_end(&["store", "check", &format!("--data-dir={dir}")]);
     match trial.launch().try_start() {
         Ok(server) => {
+            assert_eq!(check.status.code(), Some(0), "the server starts, but: {check:?}");
             server.stop();
             if damage != Damage::Garbage {
                 trial.forgive_losses();
@@ -97,7 +100,7 @@ fn damaged(damage: Damage) {
             trial.finish();
         }
         Err((status, said)) => {
-            assert_eq!(status.code(), Some(1), "{said}");
+            assert_eq!((status.code(), check.status.code()), (Some(1), Some(1)), "{said}; {check:?}");
             assert!(said.contains(&dir) && said.contains("damaged") && said.contains("backup"), "{said}");
         }
     }
