@@ -14,7 +14,7 @@ use crate::chat::exchange::{JoinTicket, Request};
 use crate::chat::lifecycle::Timer;
 use crate::chat::log::{LogWrite, SessionRecord, SessionRoom};
 use crate::chat::placement;
-use crate::chat::session::{Identity, Phase};
+use crate::chat::session::{Identity, Kind, Phase};
 use crate::chat::state::State;
 use crate::ids::{ConnId, RoomName, SessionId, ShardId, UserName};
 use crate::limits::{PARKED_SESSIONS_MAX, ROOMS_PER_CONNECTION_MAX};
@@ -194,7 +194,10 @@ impl State {
     /// A connection ends: its session is kept for a while, unless it said goodbye. To be called while it is still in
     /// its rooms.
     pub(super) fn park_session(&mut self, conn: ConnId, reason: CloseReason) {
-        let record = self.record_of(conn).filter(|record| !record.rooms.is_empty() && reason != CloseReason::Normal);
+        // Over TCP nothing tells a goodbye from a client that is gone.
+        let is_tcp = self.sessions.get(conn).is_some_and(|s| matches!(s.kind, Kind::Chat { ping_as_event: true }));
+        let is_goodbye = reason == CloseReason::Normal && !is_tcp;
+        let record = self.record_of(conn).filter(|record| !record.rooms.is_empty() && !is_goodbye);
         let Some(record) = record else {
             return self.end_session(conn);
         };
