@@ -112,6 +112,7 @@ impl Plan {
             presence_grace: Duration::from_millis(*rng.pick(&[500, 2_000, 5_000])),
             outbox_stall: Duration::from_millis(*rng.pick(&[500, 3_000, 10_000])),
             slow_consumer: policy,
+            session_ttl: Duration::from_millis(*rng.pick(&[1_000, 15_000, 120_000, 120_000])),
             ..Limits::default()
         };
         // Room for everything, for a chunk of a replay, for a few messages.
@@ -210,6 +211,10 @@ impl Plan {
 
     pub fn is_durable(&self, room: usize) -> bool {
         self.keeps[room] != Keep::Memory
+    }
+
+    pub fn session_ttl_ms(&self) -> u64 {
+        self.limits.session_ttl.as_millis() as u64
     }
 
     /// `life`: how often the server has started before.

@@ -23,7 +23,7 @@ impl World {
             self.env.check(stopped);
         }
         for client in &mut self.clients {
-            client.ended(None, &mut self.env);
+            client.restarted(crash, &mut self.env);
         }
         self.env.life += 1;
         self.env.plan.shards = self.env.rng.range(1, 5) as u16;

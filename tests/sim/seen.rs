@@ -55,4 +55,10 @@ seen! {
     positions_passed_over,
     sent_again,
     store_refusals,
+    resumed,
+    not_resumed,
+    rooms_resumed,
+    connections_replaced,
+    imposters,
+    secrets_used_twice,
 }

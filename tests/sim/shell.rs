@@ -90,6 +90,10 @@ impl Shell {
         self.slots.iter().filter_map(|slot| slot.link.as_ref())
     }
 
+    pub fn links_mut(&mut self) -> impl Iterator<Item = &mut Link> {
+        self.slots.iter_mut().filter_map(|slot| slot.link.as_mut())
+    }
+
     fn link(&self, slot: u32) -> Option<&Link> {
         self.slots.get(slot as usize)?.link.as_ref()
     }
@@ -429,6 +433,7 @@ impl Shell {
                 }
             }
             CloseReason::HandshakeTimeout => env.seen.handshake_timeouts += 1,
+            CloseReason::SessionResumed => env.seen.connections_replaced += 1,
             _ => {}
         }
     }

@@ -8,8 +8,8 @@ mod image;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use hubbub::chat::log::{LogAnswer, LogBatch, LogEvent, LogFailure, LogHealth, LogRead};
-use hubbub::ids::{Epoch, RoomName, Seq};
+use hubbub::chat::log::{LogAnswer, LogBatch, LogEvent, LogFailure, LogHealth, LogRead, SessionRecord};
+use hubbub::ids::{Epoch, RoomName, Seq, SessionId};
 use hubbub::limits::SEQ_JUMP;
 use hubbub::message::event::Message;
 
@@ -368,6 +368,11 @@ impl Store {
     /// What is on the disk of a room, if it has a log there.
     pub fn log_of(&self, room: &RoomName) -> Option<(Epoch, &Log)> {
         self.disk.log_of(room)
+    }
+
+    /// A session that is on the disk.
+    pub fn session(&self, id: SessionId) -> Option<SessionRecord> {
+        self.disk.session(id)
     }
 
     /// A message that is on the disk, or was until retention took it.

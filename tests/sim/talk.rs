@@ -43,13 +43,21 @@ impl Talk<'_> {
             self.ask(Asked::Connect, env);
             self.witness.connected = true;
         }
+        if let Some(resume) = self.witness.resume.as_ref().filter(|resume| resume.resumed.is_none()) {
+            let rooms = resume.lost.rooms.keys().copied().collect();
+            return self.pipeline(rooms, env);
+        }
         if env.plan.store.unreadable > 0 && (0..env.plan.rooms.len()).any(|room| !self.witness.is_settled(room)) {
             // What is said before a join is refused is refused as well; that would hide too much.
             return;
         }
-        let elsewhere: Vec<usize> =
-            (0..env.plan.rooms.len()).filter(|room| !self.witness.member_of.contains(room)).collect();
-        let here: Vec<usize> = self.witness.member_of.iter().copied().collect();
+        let (here, uncertain) = (self.witness.member_of.clone(), self.witness.uncertain());
+        let here: Vec<usize> = here.into_iter().filter(|room| !uncertain.contains(room)).collect();
+        let is_elsewhere = |room: &usize| !here.contains(room) && !uncertain.contains(room);
+        let elsewhere: Vec<usize> = (0..env.plan.rooms.len()).filter(is_elsewhere).collect();
+        if here.is_empty() && elsewhere.is_empty() {
+            return;
+        }
         if here.is_empty() || (!elsewhere.is_empty() && env.rng.chance(1, 8)) {
             let room = *env.rng.pick(&elsewhere);
             return self.join(room, env);
@@ -80,6 +88,15 @@ impl Talk<'_> {
             }
             _ => {}
         }
+    }
+
+    /// Asks what waits until the session has come.
+    fn pipeline(&mut self, rooms: Vec<usize>, env: &mut Env) {
+        if rooms.is_empty() || env.rng.chance(1, 2) {
+            return self.ask(Asked::Ping, env);
+        }
+        let room = *env.rng.pick(&rooms);
+        self.message(room, Labels { tag: None, key: None, echo: true }, true, env);
     }
 
     fn ask(&mut self, asked: Asked, env: &mut Env) {
@@ -130,7 +147,8 @@ impl Talk<'_> {
     fn leave(&mut self, room: usize, env: &mut Env) {
         self.witness.member_of.remove(&room);
         self.witness.has_left.insert(room);
-        if self.witness.url_joins.contains(&room) || env.rng.chance(3, 4) {
+        let is_coming = self.witness.url_joins.contains(&room) || self.witness.is_coming_back(room);
+        if is_coming || env.rng.chance(3, 4) {
             return self.ask(Asked::Leave { room }, env);
         }
         // Without `id` there is no `ok`, so the client sees the end of it only when it joins again.
@@ -316,7 +334,7 @@ fn join_body(join: &JoinAsked, env: &Env) -> Join<'static> {
         room: name(join.room, env),
         since: join.since,
         history: join.history,
-        ack: false,
+        ack: join.ack,
         tags: join.tags.iter().cloned().map(Cow::Owned).collect(),
         presence: join.presence,
     }

@@ -2,18 +2,21 @@
 //! two agree. Everything that can be judged at once is judged here; the rest is left to the end of the world.
 
 mod heard;
+mod resumed;
 mod told;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hubbub::ids::{Epoch, UserName};
+use hubbub::ids::{Epoch, SessionId, UserName};
 use hubbub::message::close::{CloseReason, ErrorCode};
 use hubbub::message::command::{HistoryFrom, Position};
-use hubbub::message::event::{Event, Joined, Reply, Role};
+use hubbub::message::event::{Event, Joined, Reply, Role, Welcome};
 
 use crate::env::Env;
 use crate::truth::Author;
 use crate::view::{Memory, People, View};
+
+pub use resumed::{Fate, Lost, Resume};
 
 /// What a connection knows.
 #[derive(Debug)]
@@ -45,6 +48,13 @@ pub struct Witness {
     pub has_left: BTreeSet<usize>,
     /// Joins after which a `leave` without `id` was sent, before they were answered.
     left_silently: BTreeSet<u64>,
+    /// Its session's secret.
+    session: Option<SessionId>,
+    /// The session it asked for.
+    pub resume: Option<Resume>,
+    /// Rooms of that session that must come back, and rooms that may.
+    resumed_due: BTreeMap<usize, JoinAsked>,
+    resumed_maybe: BTreeMap<usize, JoinAsked>,
     next_id: u64,
 }
 
@@ -100,6 +110,7 @@ pub struct JoinAsked {
     pub history: u64,
     pub tags: Vec<String>,
     pub presence: bool,
+    pub ack: bool,
     /// The room's log on the disk when this was asked.
     pub stored: Option<Epoch>,
 }
@@ -135,6 +146,10 @@ impl Witness {
             barred: BTreeSet::new(),
             has_left: BTreeSet::new(),
             left_silently: BTreeSet::new(),
+            session: None,
+            resume: None,
+            resumed_due: BTreeMap::new(),
+            resumed_maybe: BTreeMap::new(),
             next_id: 1,
         }
     }
@@ -155,7 +170,8 @@ impl Witness {
             Asked::Switch { from, to } => *from == room || to.room == room,
             _ => false,
         };
-        !self.url_joins.contains(&room) && !self.asked.values().any(moves)
+        let comes = self.url_joins.contains(&room) || self.resumed_due.contains_key(&room);
+        !comes && !self.asked.values().any(moves)
     }
 
     /// A `leave` without `id` is being sent: its room's membership ends unseen.
@@ -173,7 +189,7 @@ impl Witness {
     /// Judges one event.
     pub fn observe(&mut self, event: &Event, env: &mut Env) -> Reaction {
         match event {
-            Event::Welcome { id, body } => self.on_welcome(*id, &body.user, env),
+            Event::Welcome { id, body } => self.on_welcome(*id, body, env),
             Event::Ok { id, body } => return self.on_ok(*id, body, env),
             Event::Error { id, code, message } => self.on_error(*id, *code, message, env),
             Event::Pong { id } => self.on_pong(*id, env),
@@ -195,7 +211,7 @@ impl Witness {
         Reaction::None
     }
 
-    fn on_welcome(&mut self, id: Option<u64>, user: &UserName, env: &mut Env) {
+    fn on_welcome(&mut self, id: Option<u64>, welcome: &Welcome, env: &mut Env) {
         let expected = match id {
             Some(id) => self.asked.remove(&id) == Some(Asked::Connect),
             None => true,
@@ -203,7 +219,8 @@ impl Witness {
         if !expected || self.user.is_some() {
             env.fail(|| format!("{:?}: unexpected welcome {id:?}", self.author));
         }
-        self.user = Some(user.clone());
+        self.user = Some(welcome.user.clone());
+        self.on_session(welcome, env);
     }
 
     fn on_pong(&mut self, id: Option<u64>, env: &mut Env) {
@@ -267,6 +284,9 @@ impl Witness {
             env.fail(|| format!("{:?}: ok without id: {body:?}", self.author));
             return Reaction::None;
         };
+        if let Some(asked) = env.room(&joined.room).and_then(|room| self.take_resumed(room, env)) {
+            return self.enter(None, &asked, joined, env);
+        }
         if self.url_joins.first().copied() != env.room(&joined.room) || self.user.is_none() {
             env.fail(|| format!("{:?}: ok for {:?}, the URL says {:?}", self.author, joined.room, self.url_joins));
             return Reaction::None;
@@ -305,6 +325,7 @@ impl Witness {
             replayed,
             role: joined.role,
             tags: asked.tags.clone(),
+            asked: asked.clone(),
             jumps: Vec::new(),
             readable: BTreeSet::new(),
             told_deleted: BTreeSet::new(),
@@ -384,10 +405,9 @@ impl Witness {
         if let Some((id, asked)) = self.asked.first_key_value() {
             env.fail(|| format!("{:?}: {id} {asked:?} was never answered", self.author));
         }
-        if !self.url_joins.is_empty() || self.errors_due > 0 {
-            env.fail(|| {
-                format!("{:?}: joins {:?}, {} errors never came", self.author, self.url_joins, self.errors_due)
-            });
+        let Self { author, url_joins, resumed_due, errors_due, .. } = self;
+        if !url_joins.is_empty() || !resumed_due.is_empty() || *errors_due > 0 {
+            env.fail(|| format!("{author:?}: {url_joins:?}, {resumed_due:?}, {errors_due} errors never came"));
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hubbub::chat::log::{CursorKind, DeadLetter, Jump, LogAnswer, LogBatch, LogKey, LogState, LogWrite, SessionRecord};
-use hubbub::ids::{Epoch, RoomName, Seq, UserName};
+use hubbub::ids::{Epoch, RoomName, Seq, SessionId, UserName};
 use hubbub::limits::REPLAYED_LETTERS_MAX;
 use hubbub::message::event::Message;
 
@@ -122,6 +122,10 @@ impl Image {
     pub fn sessions(&self, shard: u16, shards: u16) -> Vec<SessionRecord> {
         let of_shard = self.sessions.iter().filter(|(id, _)| (**id >> 112) as u16 % shards == shard);
         of_shard.map(|(_, session)| session.clone()).collect()
+    }
+
+    pub fn session(&self, id: SessionId) -> Option<SessionRecord> {
+        self.sessions.get(&id.0).cloned()
     }
 
     /// What there is of a room, after so many unclean stops.

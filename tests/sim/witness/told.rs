@@ -31,6 +31,8 @@ impl Witness {
             {
                 true
             }
+            // It was sent behind a `connect` that has not brought back the session.
+            Some(Asked::Message { .. }) if code == ErrorCode::NotMember && self.lacks_session() => true,
             Some(asked) => env.draining || self.store_refuses(asked, code, env),
         };
         if !fair {
@@ -71,7 +73,7 @@ impl Witness {
                 true
             }
             // It was said before the join was refused.
-            _ => code == ErrorCode::NotMember && self.barred.contains(&room),
+            _ => code == ErrorCode::NotMember && (self.barred.contains(&room) || self.resume.is_some()),
         }
     }
 
