@@ -119,9 +119,16 @@ impl Consumer {
         }
     }
 
-    /// Whether a message still waits to be acknowledged.
-    pub(super) fn waits_for(&self, seq: Seq) -> bool {
-        self.outstanding.binary_search_by_key(&seq, |sent| sent.seq).is_ok()
+    /// Whether a message is to be sent for the `attempt`-th time next.
+    pub(super) fn waits_for(&self, seq: Seq, attempt: u32) -> bool {
+        let index = self.outstanding.binary_search_by_key(&seq, |sent| sent.seq);
+        index.is_ok_and(|index| self.outstanding[index].attempt + 1 == attempt)
+    }
+
+    /// What waits to be acknowledged of a stretch of the log: after the first position, before the second.
+    pub(super) fn waiting_between(&self, after: Seq, before: Seq) -> Vec<Seq> {
+        let within = self.outstanding.iter().filter(|sent| after < sent.seq && sent.seq < before);
+        within.map(|sent| sent.seq).collect()
     }
 
     /// Everything up to `seq` was handled; a letter is handled by its own position alone. The answer is the letter.

@@ -165,18 +165,17 @@ impl State {
             return self.arm_consumer(id, from, seat, Some(self.now.ms() + UNREADABLE_RETRY_MS));
         };
         if fetch.attempt > 1 {
-            messages.retain(|message| consumer.waits_for(message.seq));
+            // What comes before the first that is there, retention has taken.
+            let first = messages.first().map_or(trimmed.max(before).next(), |message| message.seq);
+            for seq in consumer.waiting_between(fetch.after, first) {
+                consumer.give_up(seq, sent);
+            }
+            messages.retain(|message| consumer.waits_for(message.seq, fetch.attempt));
         }
         if !messages.is_empty() {
             return self.send_fetched(id, (from, seat), messages, fetch.attempt);
         }
-        // Retention has taken what was to be sent.
         consumer.ready = true;
-        let gone: Vec<Seq> =
-            consumer.attempts().into_iter().map(|(seq, _)| seq).filter(|seq| *seq <= trimmed).collect();
-        for seq in gone {
-            consumer.give_up(seq, sent);
-        }
         if fetch.attempt == 1 {
             room.skip_to(from, seat, trimmed.max(before));
         }
