@@ -119,10 +119,11 @@ impl Consumer {
         }
     }
 
-    /// Whether a message is to be sent for the `attempt`-th time next.
-    pub(super) fn waits_for(&self, seq: Seq, attempt: u32) -> bool {
+    /// Whether a message is to be sent for the `attempt`-th time now.
+    pub(super) fn waits_for(&self, seq: Seq, attempt: u32, now_ms: u64) -> bool {
         let index = self.outstanding.binary_search_by_key(&seq, |sent| sent.seq);
-        index.is_ok_and(|index| self.outstanding[index].attempt + 1 == attempt)
+        let sent = index.ok().and_then(|index| self.outstanding.get(index));
+        sent.is_some_and(|sent| sent.attempt + 1 == attempt && sent.due_ms <= now_ms)
     }
 
     /// What waits to be acknowledged of a stretch of the log: after the first position, before the second.

@@ -170,7 +170,7 @@ impl State {
             for seq in consumer.waiting_between(fetch.after, first) {
                 consumer.give_up(seq, sent);
             }
-            messages.retain(|message| consumer.waits_for(message.seq, fetch.attempt));
+            messages.retain(|message| consumer.waits_for(message.seq, fetch.attempt, self.now.ms()));
         }
         if !messages.is_empty() {
             return self.send_fetched(id, (from, seat), messages, fetch.attempt);
