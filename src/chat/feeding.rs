@@ -160,6 +160,10 @@ impl State {
         let Some((consumer, sent)) = room.consumer_mut(from, seat) else {
             return;
         };
+        if fetch.attempt == 1 && fetch.after != sent {
+            // It was asked for a former membership on this very seat.
+            return;
+        }
         let Some(mut messages) = page else {
             consumer.ready = true;
             return self.arm_consumer(id, from, seat, Some(self.now.ms() + UNREADABLE_RETRY_MS));
