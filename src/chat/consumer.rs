@@ -266,7 +266,9 @@ mod tests {
         assert_eq!(consumer.next(0, true, &limits), Next::Wait(Some(100)));
         assert!(consumer.acknowledge(Seq(10)).is_none());
         assert_eq!((consumer.acked, consumer.next(0, true, &limits)), (Seq(10), Next::New(10)));
-        assert!(!consumer.waits_for(Seq(10)) && consumer.waits_for(Seq(11)));
+        assert!(!consumer.waits_for(Seq(10), 2, 1_000) && consumer.waits_for(Seq(11), 2, 1_000));
+        assert!(!consumer.waits_for(Seq(11), 3, 1_000) && !consumer.waits_for(Seq(11), 2, 0));
+        assert_eq!(consumer.waiting_between(Seq(10), Seq(12)), [Seq(11)]);
         consumer.check();
     }
 
