@@ -14,7 +14,7 @@ use crate::env::Env;
 use crate::talk::{Labels, Talk, body_of, plain};
 use crate::truth::{Author, What};
 use crate::wire::{Item, Reader};
-use crate::witness::{Asked, Fate, Lost, Reaction, Resume, Witness};
+use crate::witness::{Asked, Fate, Lost, Reaction, Resume, Witness, dead_letters};
 
 /// What a connection sent and its shell has not read.
 #[derive(Clone, Debug)]
@@ -229,6 +229,10 @@ impl Client {
             asked.stored = env.store.log_of(&name).map(|(epoch, _)| epoch);
             asked.since = known.map(|(epoch, seq)| Position { epoch: *epoch, seq: Seq(*seq) });
             rooms.extend(asked.since.map(|since| (Cow::Owned(name.as_str().to_owned()), since)));
+        }
+        for (room, asked) in resume.lost.rooms.iter_mut().chain(&mut resume.lost.maybe) {
+            asked.dead = if asked.ack { dead_letters(*room, &self.user, env) } else { BTreeSet::new() };
+            asked.note_consumer(&self.user, env);
         }
         let name = if resume.wrong_name { IMPOSTER } else { &self.user };
         let name = Some(Cow::Owned(name.to_owned()));

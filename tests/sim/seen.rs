@@ -61,4 +61,10 @@ seen! {
     connections_replaced,
     imposters,
     secrets_used_twice,
+    fed,
+    redelivered,
+    acks,
+    letters_purged,
+    letters_replayed,
+    consumers_replaced,
 }

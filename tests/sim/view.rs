@@ -6,7 +6,7 @@ use hubbub::ids::{Epoch, UserName};
 use hubbub::message::event::Role;
 
 use crate::truth::Author;
-use crate::witness::JoinAsked;
+use crate::witness::{Fed, JoinAsked};
 
 /// One membership.
 #[derive(Clone, Debug)]
@@ -40,6 +40,8 @@ pub struct View {
     pub leaving: bool,
     /// Whom the client believes to be here, if it wanted to know.
     pub people: Option<People>,
+    /// Only of a consumer.
+    pub fed: Option<Fed>,
     pub last_timestamp: u64,
     pub last_numbers: BTreeMap<Author, usize>,
 }

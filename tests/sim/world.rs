@@ -118,6 +118,9 @@ impl World {
             if let Some((_, crash)) = self.env.plan.stops.iter().find(|(at, _)| *at as u64 == step).copied() {
                 self.restart(crash);
             }
+            if self.env.rng.chance(1, 60) {
+                self.order_letters();
+            }
             let us = match self.env.rng.below(self.env.plan.patience) {
                 0 => self.env.rng.range(300_000, 2_500_000),
                 1..10 => self.env.rng.range(5_000, 200_000),
