@@ -46,10 +46,16 @@ pub enum FaultKind {
     LoseFromPage,
     /// Two messages of a page from the store change places.
     SwapInPage,
+    /// From some moment on the store forgets what consumers acknowledge.
+    ForgetAck,
+    /// The store forgets a dead letter.
+    ForgetLetter,
+    /// A session comes back without one of its rooms, or a room of the URL is not entered.
+    ForgetRoom,
 }
 
 impl FaultKind {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::DropMessage,
         Self::RepeatMessage,
         Self::SwapMessages,
@@ -68,6 +74,9 @@ impl FaultKind {
         Self::ForgetKeys,
         Self::LoseFromPage,
         Self::SwapInPage,
+        Self::ForgetAck,
+        Self::ForgetLetter,
+        Self::ForgetRoom,
     ];
 
     /// Whether it is the model of the store that commits it.
@@ -79,6 +88,8 @@ impl FaultKind {
             Self::ForgetKeys,
             Self::LoseFromPage,
             Self::SwapInPage,
+            Self::ForgetAck,
+            Self::ForgetLetter,
         ];
         of_the_store.contains(&self)
     }
@@ -95,6 +106,7 @@ impl FaultKind {
             // Who has come is on the pages of those who came later, too.
             Self::DropPresence => matches!(event, Event::Presence(presence) if !presence.left.is_empty()),
             Self::DropDeleted => matches!(event, Event::Deleted { .. }),
+            Self::ForgetRoom => matches!(event, Event::Ok { id: None, body: Reply::Joined(_) }),
             Self::DropGap => matches!(event, Event::Gap { .. }),
             _ => false,
         }
@@ -170,6 +182,11 @@ impl Fault {
         }
         self.done = true;
         true
+    }
+
+    /// Whether a fault that goes on is, once it was committed.
+    pub fn goes_on(&self, kind: FaultKind) -> bool {
+        self.kind == kind && self.done
     }
 
     /// Commits the fault on a batch of deliveries to another shard, if it falls there.

@@ -33,6 +33,7 @@ pub fn judge(world: &mut World) {
     let logs = env.truth.check_logs();
     env.check(logs);
     check_consumers(world);
+    world.check_acknowledged();
 }
 
 /// A user has at most one consumer in a room.

@@ -182,6 +182,15 @@ impl Plan {
         // Somebody must leave, so that it can be missed.
         self.restlessness = if fault == FaultKind::DropPresence { 200 } else { 1_000 };
         self.stops.clear();
+        if fault == FaultKind::ForgetAck {
+            // What is not acknowledged in time is given up, and that moves the cursor too.
+            self.limits.ack_attempts_max = 5;
+            self.limits.ack_timeout = Duration::from_millis(1_500);
+        }
+        if fault == FaultKind::ForgetRoom {
+            self.restlessness = 40;
+            self.store.unreadable = 0;
+        }
         if fault.is_of_the_store() {
             self.keeps.fill(Keep::Durable(Commit::Fsync));
             self.store.ill = false;

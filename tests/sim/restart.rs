@@ -47,7 +47,7 @@ impl World {
     }
 
     /// What was said to be durable is there.
-    fn check_acknowledged(&mut self) {
+    pub fn check_acknowledged(&mut self) {
         let env = &mut self.env;
         let lost = (env.truth.durable.iter()).find(|(room, epoch, seq)| {
             let log = env.store.log_of(&env.plan.rooms[*room]);
@@ -56,6 +56,8 @@ impl World {
         for ((room, user), consumed) in env.consumed.clone() {
             let Some((epoch, _)) = env.store.log_of(&env.plan.rooms[room]) else { continue };
             let cursor = env.store.acked(epoch, &user).map_or(0, |cursor| cursor.0);
+            // What retention has taken is acknowledged by itself.
+            let cursor = cursor.max(env.store.trimmed(epoch).0);
             let acked = consumed.acked.get(&epoch.0).copied().unwrap_or_default();
             if cursor < acked {
                 return env.fail(|| format!("{user:?} has acknowledged {acked} in {room}, the disk says {cursor}"));

@@ -90,10 +90,6 @@ impl Shell {
         self.slots.iter().filter_map(|slot| slot.link.as_ref())
     }
 
-    pub fn links_mut(&mut self) -> impl Iterator<Item = &mut Link> {
-        self.slots.iter_mut().filter_map(|slot| slot.link.as_mut())
-    }
-
     fn link(&self, slot: u32) -> Option<&Link> {
         self.slots.get(slot as usize)?.link.as_ref()
     }

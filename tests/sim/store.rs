@@ -8,7 +8,9 @@ mod image;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use hubbub::chat::log::{DeadLetter, LogAnswer, LogBatch, LogEvent, LogFailure, LogHealth, LogRead, SessionRecord};
+use hubbub::chat::log::{
+    CursorKind, DeadLetter, LogAnswer, LogBatch, LogEvent, LogFailure, LogHealth, LogRead, LogWrite, SessionRecord,
+};
 use hubbub::ids::{Epoch, RoomName, Seq, SessionId, UserName};
 use hubbub::limits::SEQ_JUMP;
 use hubbub::message::event::Message;
@@ -104,7 +106,17 @@ impl Store {
         self.lines[shard].busy_until_us <= now_us
     }
 
-    pub fn take_batch(&mut self, shard: usize, batch: LogBatch, now_us: u64) {
+    pub fn take_batch(&mut self, shard: usize, mut batch: LogBatch, now_us: u64, fault: &mut Option<Fault>) {
+        // Giving up moves the cursor too.
+        let gives_up = batch.writes.iter().any(|write| matches!(write, LogWrite::AddLetter(_)));
+        batch.writes.retain(|write| match write {
+            LogWrite::Cursor { kind: CursorKind::Ack, seq, .. } => {
+                let forgets = fault.as_ref().is_some_and(|fault| fault.goes_on(FaultKind::ForgetAck));
+                seq.0 == 0 || !(forgets || !gives_up && commit(fault, FaultKind::ForgetAck))
+            }
+            LogWrite::AddLetter(letter) => letter.replay || !commit(fault, FaultKind::ForgetLetter),
+            _ => true,
+        });
         let due_us = now_us + self.rng.range(0, self.plan.apply_us_max);
         let line = &mut self.lines[shard];
         line.last_ticket += 1;

@@ -63,7 +63,8 @@ impl Talk<'_> {
             return self.join(room, env);
         }
         let room = *env.rng.pick(&here);
-        if self.consumes(room) && env.rng.chance(2, 5) {
+        let consumed = here.iter().copied().find(|room| self.consumes(*room));
+        if let Some(room) = consumed.filter(|_| env.rng.chance(1, 2)) {
             return self.acknowledge(room, env);
         }
         if env.rng.chance(4, env.plan.restlessness) {
@@ -178,7 +179,7 @@ impl Talk<'_> {
     fn acknowledge(&mut self, room: usize, env: &mut Env) {
         let Some(view) = self.witness.views.get(&room).filter(|view| !view.leaving) else { return };
         let Some(fed) = view.fed.as_ref().filter(|fed| !fed.delivered.is_empty()) else { return };
-        if !env.rng.chance(self.witness.author.client % 3, 3) || !self.witness.is_settled(room) {
+        if !env.rng.chance(self.witness.author.client % 4, 3) || !self.witness.is_settled(room) {
             return;
         }
         let delivered: Vec<u64> = fed.delivered.keys().copied().collect();

@@ -4,6 +4,7 @@ use hubbub::message::event::{Event, Reply};
 
 use super::Shell;
 use crate::env::Env;
+use crate::link::Link;
 use crate::wire::Item;
 
 impl Shell {
@@ -12,7 +13,7 @@ impl Shell {
         let (shard, now_us) = (self.id.index(), env.now.us);
         while let Some(batch) = self.state.take_log_batch() {
             env.note(|| format!("shard {shard} stores {batch:?}"));
-            env.store.take_batch(shard, batch, now_us);
+            env.store.take_batch(shard, batch, now_us, &mut env.fault);
         }
         while let Some((token, read)) = self.state.take_log_read() {
             env.note(|| format!("shard {shard} asks {token} {read:?}"));
@@ -20,6 +21,10 @@ impl Shell {
         }
         let worked = env.store.work(now_us, &mut env.fault);
         env.check(worked);
+    }
+
+    pub fn links_mut(&mut self) -> impl Iterator<Item = &mut Link> {
+        self.slots.iter_mut().filter_map(|slot| slot.link.as_mut())
     }
 
     /// The oracle learns of every message that a core lets out.

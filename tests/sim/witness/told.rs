@@ -16,7 +16,7 @@ impl Witness {
                 self.errors_due = self.errors_due.saturating_sub(1);
                 return;
             }
-            let acks = self.views.iter().any(|(room, _)| self.ack_refused(*room, code, env));
+            let acks = (0..env.plan.rooms.len()).any(|room| self.ack_refused(room, code, env));
             let acked = code == ErrorCode::BadRequest && !self.kicked.is_empty();
             let may_fail = acks || acked || env.draining || env.plan.store.fails();
             if self.errors_due == 0 && !may_fail {
