@@ -16,7 +16,7 @@ use super::line::{Job, Op, Outlet, Shared};
 use super::query::{self, END};
 use super::records::{RoomRecord, Trim, epoch_key, read_epoch_key, read_log_key, read_room_key};
 use super::seen::Seen;
-use super::slot::{Lease, Slot};
+use super::slot::{Absence, Lease, Slot};
 use crate::chat::log::{Jump, LogEvent};
 use crate::clock::Clock;
 use crate::ids::{Epoch, RoomName, Seq};
@@ -198,10 +198,14 @@ impl Upkeep {
     }
 
     fn lease(&self) -> Result<Lease, Stop> {
-        if self.closing.is_disconnected() {
-            return Err(Stop::Ending);
+        while !self.closing.is_disconnected() {
+            match self.slot.lease() {
+                Ok(lease) => return Ok(lease),
+                Err(Absence::Ended) => break,
+                Err(Absence::Withdrawn) => std::thread::park_timeout(LOOK),
+            }
         }
-        self.slot.lease().ok_or(Stop::Ending)
+        Err(Stop::Ending)
     }
 }
 
