@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Deadline, Launch, Server, http, until};
+use crate::harness::{Client, DataDir, Deadline, Launch, Server, http, until};
 
 const KEY: [(&str, &str); 1] = [("Authorization", "Bearer a key of this test alone")];
 
@@ -123,6 +123,56 @@ fn letters_are_purged_and_the_api_refuses_nonsense() {
     let bad = purge("?user=%20");
     assert_eq!((bad.status, bad.header("Content-Type")), (400, Some("application/problem+json")));
     assert_eq!(http(server.admin(), "GET", "/api/v1/rooms/jobs/dead-letters", &[]).status, 403);
+    server.stop();
+}
+
+#[test]
+fn what_retention_takes_before_it_is_acknowledged_can_still_be_replayed() {
+    let folder = DataDir::new();
+    let rules = folder.path().join("hubbub.toml");
+    std::fs::write(&rules, "[[rooms]]\npattern = 'jobs'\nhistory = 'durable'\nhistory_size = 3\n").unwrap();
+    let config = format!("--config={}", rules.display());
+    // Here is somebody who never acknowledges, too, and is not sent anything again meanwhile.
+    let launch = launch().arguments([&config, "--store-maintenance-interval=1s", "--ack-timeout=1h"]);
+    let launch = launch.arguments(["--ack-timeout-max=1h"]);
+    let server = launch.start();
+    let (mut bob, _) = consumer(&server, "bob", "jobs");
+    let (mut eve, _) = consumer(&server, "eve", "jobs");
+    let mut ann = server.member("ann", "jobs");
+    ann.say_and_wait("jobs", json!({"job": 1}));
+    assert_eq!(bob.expect("message").seq(), 1);
+    bob.ok(json!({"type": "ack", "room": "jobs", "seq": 1}));
+    drop(bob);
+    for job in 2..=6 {
+        ann.say_and_wait("jobs", json!({"job": job}));
+    }
+    let listed = until("the letters", || Some(letters(&server, "jobs")).filter(|letters| letters.len() == 5));
+    let about = |letter: &Value| {
+        assert_eq!((&letter["reason"], &letter["attempts"]), (&json!("retention"), &json!(0)));
+        assert_eq!(letter["content"], json!({"job": letter["seq"]}));
+        (letter["user"].as_str().unwrap().to_owned(), letter["seq"].as_u64().unwrap())
+    };
+    let expected = [("bob", 2), ("bob", 3), ("eve", 1), ("eve", 2), ("eve", 3)];
+    assert_eq!(listed.iter().map(about).collect::<Vec<_>>(), expected.map(|(user, seq)| (user.to_owned(), seq)));
+    // Whoever is there goes on.
+    assert_eq!(eve.messages(6).last().unwrap().seq(), 6);
+    eve.ok(json!({"type": "ack", "room": "jobs", "seq": 6}));
+    let replay = http(server.admin(), "POST", "/api/v1/rooms/jobs/dead-letters/replay?user=bob", &KEY);
+    assert_eq!((replay.status, replay.text().as_str()), (202, r#"{"count":2}"#));
+    until("the marks", || letters(&server, "jobs")[..2].iter().all(|letter| letter["replay"] == true).then_some(()));
+    server.stop();
+    let server = launch.start();
+    let (mut bob, _) = consumer(&server, "bob", "jobs");
+    let sent = bob.messages(5);
+    let mut sent: Vec<(u64, Value)> = sent.iter().map(|m| (m.seq(), m["content"]["job"].clone())).collect();
+    sent.sort_by_key(|(seq, _)| *seq);
+    assert_eq!(sent, [2, 3, 4, 5, 6].map(|seq| (seq, json!(seq))), "letters of the past, and the log");
+    let page = bob.ok(json!({"type": "history", "room": "jobs", "after": 0}));
+    assert_eq!(page["messages"][0]["seq"], 4);
+    for seq in [2, 3, 6] {
+        bob.ok(json!({"type": "ack", "room": "jobs", "seq": seq}));
+    }
+    until("the letters to be gone", || letters(&server, "jobs").iter().all(|l| l["user"] == "eve").then_some(()));
     server.stop();
 }
 
