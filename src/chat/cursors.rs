@@ -8,6 +8,7 @@ use crate::chat::journal::{Answer, Waiter};
 use crate::chat::log::{CursorKind, LogAnswer, LogFailure, LogRead, LogWrite};
 use crate::chat::publish::NOT_MEMBER;
 use crate::chat::recall::{Asked, UNREADABLE};
+use crate::chat::room::Room;
 use crate::chat::state::State;
 use crate::ids::{Seq, ShardId, UserName};
 use crate::message::close::ErrorCode;
@@ -187,6 +188,15 @@ impl State {
             self.journal.write(LogWrite::Cursor { epoch, user: user.clone(), kind: CursorKind::Read, seq });
         }
         Ok(())
+    }
+}
+
+impl Room {
+    /// Messages after the user's read cursor, if it has one.
+    pub(super) fn unread(&self, user: &UserName) -> Option<u64> {
+        let log = self.log.as_ref()?;
+        let read = log.readers.get(user)?.read?;
+        Some(log.count_after(read, self.history.last()))
     }
 }
 

@@ -120,6 +120,13 @@ impl Journal {
         self.batch.writes.push(write);
     }
 
+    /// Adds a change that may be left out while the store is far behind: a session is a convenience.
+    pub(super) fn write_if_room(&mut self, write: LogWrite) {
+        if !self.is_full() {
+            self.write(write);
+        }
+    }
+
     /// Adds a message of a room, with those before it if they are still here. `bytes_before` counts up to it.
     pub(super) fn append(
         &mut self,

@@ -12,6 +12,7 @@ use crate::chat::log::{LogBatch, LogHealth, LogRead, LogWrite};
 use crate::chat::room::Room;
 use crate::chat::state::{Deferred, State};
 use crate::ids::{ConnId, ShardId, UserName};
+use crate::limits::KEYS_PER_SHARD_MAX;
 use crate::message::close::ErrorCode;
 use crate::message::event::{Message, Reply};
 use crate::policy::Commit;
@@ -41,7 +42,10 @@ impl State {
             return Published::Answered(Err(NOT_MEMBER));
         };
         let waiter = |answer| tag.map(|id| Waiter { shard: sender.0, conn: sender.1, id, answer });
-        if let Some(used) = room.find_key(&user, draft.key.as_ref(), self.now) {
+        let keys = room.keys_len();
+        let used = room.find_key(&user, draft.key.as_ref(), self.now);
+        self.keys -= keys - room.keys_len();
+        if let Some(used) = used {
             let (room_name, waits) = (room.name.clone(), room.log.is_some() && used.seq > room.stored());
             let (seq, timestamp) = (used.seq, used.timestamp);
             if waits && room.commits_at_once() {
@@ -63,7 +67,9 @@ impl State {
         let (echo, receipt) = (draft.echo, draft.receipt);
         let consumed = !room.consumers.is_empty();
         let weight = room.history.weight();
-        let message = room.publish(user, draft, self.now);
+        let keys = room.keys_len();
+        let message = room.publish(user, draft, self.now, self.keys >= KEYS_PER_SHARD_MAX);
+        self.keys = self.keys + room.keys_len() - keys;
         self.history_weight = self.history_weight - weight + room.history.weight();
         let sent = |duplicate| Answer::Sent {
             room: message.room.clone(),

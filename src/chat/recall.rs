@@ -238,7 +238,10 @@ impl State {
             return;
         };
         match outcome {
-            Ok(LogAnswer::Opened(Some(state))) => room.open(*state),
+            Ok(LogAnswer::Opened(Some(state))) => {
+                room.open(*state);
+                self.keys += room.keys_len();
+            }
             Ok(_) => {}
             // A room without its log would give positions twice, so nobody enters it.
             Err(LogFailure::Unreadable) => return self.refuse_parked(id),

@@ -96,7 +96,7 @@ impl State {
                 };
                 self.homes.parked -= 1;
                 if parked.stored {
-                    self.journal.write(LogWrite::DropSession(id));
+                    self.journal.write_if_room(LogWrite::DropSession(id));
                 }
                 return Some(Box::new(parked.record));
             }
@@ -193,8 +193,8 @@ impl State {
                 session.stored = record.is_some();
             }
             match record {
-                Some(record) => self.journal.write(LogWrite::PutSession(Box::new(record))),
-                None if stored => self.journal.write(LogWrite::DropSession(id)),
+                Some(record) => self.journal.write_if_room(LogWrite::PutSession(Box::new(record))),
+                None if stored => self.journal.write_if_room(LogWrite::DropSession(id)),
                 None => {}
             }
         }
@@ -258,7 +258,7 @@ impl State {
             return;
         }
         if parked.stored {
-            self.journal.write(LogWrite::DropSession(id));
+            self.journal.write_if_room(LogWrite::DropSession(id));
         }
         self.homes.sessions.remove(&id);
         self.homes.parked -= 1;
@@ -284,7 +284,7 @@ impl State {
         let stored = std::mem::take(&mut session.stored);
         self.homes.sessions.remove(&id);
         if stored {
-            self.journal.write(LogWrite::DropSession(id));
+            self.journal.write_if_room(LogWrite::DropSession(id));
         }
     }
 

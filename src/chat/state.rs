@@ -47,6 +47,8 @@ pub struct State {
     pub(super) history_weight: usize,
     pub(super) history_weight_max: usize,
     pub(super) rooms_max: usize,
+    /// Idempotency keys that the rooms remember.
+    pub(super) keys: usize,
     pub(super) lanes: Lanes,
     pub(super) journal: Journal,
     /// Rooms whose log is being opened.
@@ -123,6 +125,7 @@ impl State {
             history_weight: 0,
             history_weight_max: HISTORY_BYTES_PER_SHARD_MAX,
             rooms_max: ROOMS_PER_SHARD_MAX,
+            keys: 0,
             lanes: Lanes::new(config.shards, config.exchange_backlog_max),
             journal: Journal::new(),
             opening: 0,
