@@ -2,12 +2,14 @@
 //!
 //! Exit codes: 0 done, 1 it cannot run or broke off, 2 the command line or the configuration is unusable.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use hubbub::config::layout::{Layout, Machine};
-use hubbub::config::{ConfigError, Invocation, Loaded, Subcommand};
+use hubbub::config::{ConfigError, Invocation, Loaded, StoreAction, Subcommand};
 use hubbub::doctor::{self, Verdict};
 use hubbub::shard::{self, ServeError};
+use hubbub::store::offline::{self, Epochs, OfflineError};
 use hubbub::telemetry::log;
 
 #[global_allocator]
@@ -26,10 +28,11 @@ fn run(invocation: &Invocation) -> Result<ExitCode, ConfigError> {
     for warning in &loaded.warnings {
         complain(&format!("warning: {warning}"));
     }
-    match invocation.subcommand {
+    match &invocation.subcommand {
         Subcommand::Serve => serve(&loaded),
-        Subcommand::CheckConfig { explain } => check_config(&loaded, explain),
+        Subcommand::CheckConfig { explain } => check_config(&loaded, *explain),
         Subcommand::Doctor => Ok(examine(&loaded)),
+        Subcommand::Store(action) => Ok(tend_store(&loaded.config.data_dir, action)),
     }
 }
 
@@ -68,6 +71,36 @@ fn examine(loaded: &Loaded) -> ExitCode {
     let checks = doctor::examine(&doctor::facts(), &loaded.config);
     print!("{}", doctor::report(&checks));
     if checks.iter().any(|check| check.verdict == Verdict::Fatal) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn tend_store(dir: &Path, action: &StoreAction) -> ExitCode {
+    try_tend_store(dir, action).unwrap_or_else(|error| {
+        complain(&error);
+        ExitCode::FAILURE
+    })
+}
+
+fn try_tend_store(dir: &Path, action: &StoreAction) -> Result<ExitCode, OfflineError> {
+    match action {
+        StoreAction::Check { output } => {
+            let checked = offline::write_output(output.as_deref(), |out| offline::check(dir, out))?;
+            return Ok(if checked.findings == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        StoreAction::Export { output } | StoreAction::Backup { output } => {
+            let counts = offline::write_output(output.as_deref(), |out| offline::export(dir, out))?;
+            complain(&format_args!("wrote {counts}"));
+        }
+        StoreAction::Import { input, keep_epochs } => {
+            let epochs = if *keep_epochs { Epochs::Keep } else { Epochs::New };
+            let counts = offline::read_input(input.as_deref(), |input| offline::import(dir, input, epochs))?;
+            complain(&format_args!("read {counts}"));
+        }
+        StoreAction::Compact => {
+            let sizes = offline::compact(dir)?;
+            println!("{} bytes before, {} bytes after", sizes.before, sizes.after);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 #[expect(clippy::print_stderr, reason = "before there is a log, and after it")]

@@ -23,7 +23,6 @@ const ALSO: &[(&str, &str)] = &[
     ("policy", "ids"),
     ("config", "telemetry"),
     ("store", "telemetry"),
-    ("store", "config"),
     ("shard", "admin"),
 ];
 /// Modules that see less than their layer: bytes only, or nothing at all.

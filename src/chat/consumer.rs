@@ -111,7 +111,8 @@ impl Consumer {
     /// Messages are sent, for the first time or again.
     pub(super) fn sent(&mut self, messages: &[Arc<Message>], attempt: u32, now_ms: u64, limits: &Limits) {
         let due_ms = now_ms + backoff_ms(attempt, limits);
-        for message in messages {
+        // Retention may have overtaken what was read before.
+        for message in messages.iter().filter(|message| message.seq > self.acked) {
             match self.outstanding.binary_search_by_key(&message.seq, |sent| sent.seq) {
                 Ok(index) => self.outstanding[index] = Sent { seq: message.seq, attempt, due_ms },
                 Err(index) => self.outstanding.insert(index, Sent { seq: message.seq, attempt, due_ms }),
@@ -134,6 +135,14 @@ impl Consumer {
         }
         self.acked = self.acked.max(seq);
         None
+    }
+
+    /// Retention took everything up to a position, and the store has put it with the dead letters.
+    pub(super) fn overtaken(&mut self, upto: Seq) {
+        while self.outstanding.front().is_some_and(|sent| sent.seq <= upto) {
+            self.outstanding.pop_front();
+        }
+        self.acked = self.acked.max(upto);
     }
 
     /// A message is no longer waited for. `sent`: up to where messages were sent.
@@ -259,6 +268,19 @@ mod tests {
         assert!(consumer.acknowledge(Seq(10)).is_none());
         assert_eq!((consumer.acked, consumer.next(0, true, &limits)), (Seq(10), Next::New(10)));
         assert!(!consumer.waits_for(Seq(10)) && consumer.waits_for(Seq(11)));
+        consumer.check();
+    }
+
+    #[test]
+    fn what_retention_took_is_no_longer_waited_for() {
+        let (mut consumer, limits) = (consumer(), limits());
+        consumer.sent(&[message(1), message(2), message(3)], 1, 0, &limits);
+        consumer.overtaken(Seq(2));
+        assert_eq!(consumer.next(100, false, &limits), Next::Again { after: Seq(2), count: 1, attempt: 2 });
+        consumer.sent(&[message(2), message(3)], 2, 100, &limits);
+        assert_eq!((consumer.acked, consumer.attempts()), (Seq(2), vec![(Seq(3), 2)]), "read before it was taken");
+        consumer.overtaken(Seq(1));
+        assert_eq!(consumer.acked, Seq(2));
         consumer.check();
     }
 

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use crate::ids::Seq;
 use crate::message::command::HistoryFrom;
 use crate::message::event::Message;
+use crate::policy::{HistoryMode, RoomPolicy};
 
 /// How much is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +20,18 @@ pub(super) struct Bounds {
     pub(super) messages: usize,
     /// Of content, keys and tags.
     pub(super) bytes: usize,
+}
+
+impl Bounds {
+    /// What a policy keeps in memory: of a durable room as much as of a memory room by default.
+    pub(super) fn of(policy: &RoomPolicy) -> Self {
+        let policy = match policy.history {
+            HistoryMode::Durable => RoomPolicy::new(HistoryMode::Memory),
+            HistoryMode::Memory | HistoryMode::Off => *policy,
+        };
+        let most = |limit: Option<u64>| limit.map_or(usize::MAX, |limit| limit as usize);
+        Self { messages: most(policy.size), bytes: most(policy.bytes) }
+    }
 }
 
 /// The ring.

@@ -227,9 +227,9 @@ impl Journal {
 
     /// What the answer with this token is for.
     pub(super) fn answered(&mut self, token: u64) -> Option<Asked> {
-        let asked = self.asked.remove(&token);
+        // This answer may still show what was buried after its question.
         self.forget_buried();
-        asked
+        self.asked.remove(&token)
     }
 
     pub(super) fn take_read(&mut self) -> Option<(u64, LogRead)> {

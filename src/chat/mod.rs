@@ -20,6 +20,7 @@ mod feeding;
 mod history;
 mod invariants;
 mod journal;
+mod keeping;
 mod keys;
 mod lifecycle;
 pub mod log;

@@ -121,7 +121,7 @@ impl Room {
             head: Seq(0),
             last_timestamp: 0,
             history: History::default(),
-            keep: bounds(policy),
+            keep: Bounds::of(policy),
             log: durable.then(|| Box::new(RoomLog::new(policy.commit))),
             keys: None,
             listeners: Vec::new(),
@@ -491,16 +491,6 @@ impl Listener {
         }
         Some(occupant)
     }
-}
-
-/// What a policy keeps in memory: of a durable room as much as of a memory room by default.
-fn bounds(policy: &RoomPolicy) -> Bounds {
-    let policy = match policy.history {
-        HistoryMode::Durable => RoomPolicy::new(HistoryMode::Memory),
-        HistoryMode::Memory | HistoryMode::Off => *policy,
-    };
-    let most = |limit: Option<u64>| limit.map_or(usize::MAX, |limit| limit as usize);
-    Bounds { messages: most(policy.size), bytes: most(policy.bytes) }
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ pub struct Invocation {
 }
 
 /// What to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Subcommand {
     /// Run the server. Also when none is named.
     Serve,
@@ -31,6 +31,37 @@ pub enum Subcommand {
     },
     /// Check the machine and end.
     Doctor,
+    /// Do something to the store of a server that does not run.
+    Store(StoreAction),
+}
+
+/// What to do to a store. A file that is not named is standard output or input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreAction {
+    /// Walk over everything and say what is there and what is wrong.
+    Check {
+        /// Where the findings go.
+        output: Option<PathBuf>,
+    },
+    /// Write everything as lines of JSON.
+    Export {
+        /// Where to.
+        output: Option<PathBuf>,
+    },
+    /// The same, by the name that people look for.
+    Backup {
+        /// Where to.
+        output: Option<PathBuf>,
+    },
+    /// Make a store of such lines.
+    Import {
+        /// Where from.
+        input: Option<PathBuf>,
+        /// Whether rooms keep their epochs: only right if the exported store was not used since.
+        keep_epochs: bool,
+    },
+    /// Have it take as little room as it can.
+    Compact,
 }
 
 /// Reads the command line, the program's name first. The error may be a wish for help: [`clap::Error::exit`] knows.
@@ -39,6 +70,10 @@ pub fn parse_arguments(arguments: impl IntoIterator<Item = OsString>) -> Result<
     let (subcommand, inner) = match matches.subcommand() {
         Some(("check-config", inner)) => (Subcommand::CheckConfig { explain: inner.get_flag("explain") }, inner),
         Some(("doctor", inner)) => (Subcommand::Doctor, inner),
+        Some(("store", inner)) => match inner.subcommand() {
+            Some((name, inner)) => (Subcommand::Store(store_action(name, inner)), inner),
+            None => unreachable!("clap asks for one"),
+        },
         Some((_, inner)) => (Subcommand::Serve, inner),
         None => (Subcommand::Serve, &matches),
     };
@@ -47,6 +82,17 @@ pub fn parse_arguments(arguments: impl IntoIterator<Item = OsString>) -> Result<
         config_file: inner.get_one::<PathBuf>("config").cloned(),
         flags: SETTINGS.iter().filter_map(|setting| Some((setting.key, given(setting, inner)?))).collect(),
     })
+}
+
+fn store_action(name: &str, matches: &ArgMatches) -> StoreAction {
+    let file = |name| matches.get_one::<PathBuf>(name).cloned();
+    match name {
+        "check" => StoreAction::Check { output: file("output") },
+        "export" => StoreAction::Export { output: file("output") },
+        "backup" => StoreAction::Backup { output: file("output") },
+        "import" => StoreAction::Import { input: file("input"), keep_epochs: matches.get_flag("keep_epochs") },
+        _ => StoreAction::Compact,
+    }
 }
 
 fn given(setting: &Setting, matches: &ArgMatches) -> Option<Vec<String>> {
@@ -73,6 +119,31 @@ fn command() -> Command {
         .subcommand(Command::new("serve").about("Run the server (also when nothing is said)"))
         .subcommand(Command::new("check-config").about("Check the configuration and end").arg(explain))
         .subcommand(Command::new("doctor").about("Check kernel and machine, and say what to mend"))
+        .subcommand(store_command())
+}
+
+fn store_command() -> Command {
+    let file = |name: &'static str, help: &'static str| {
+        Arg::new(name).long(name).value_name("FILE").value_parser(value_parser!(PathBuf)).help(help)
+    };
+    let output = || file("output", "Write to this file instead of standard output");
+    let input = file("input", "Read from this file instead of standard input");
+    let keep = Arg::new("keep_epochs")
+        .long("keep-epochs")
+        .action(ArgAction::SetTrue)
+        .help("Keep the rooms' epochs: only if the exported store was not used since");
+    let action = |name: &'static str, about: &'static str| Command::new(name).about(about);
+    Command::new("store")
+        .about("Look after the store in data_dir while no server runs on it")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(
+            action("check", "Walk over everything and name what is wrong; ends with 1 if anything is").arg(output()),
+        )
+        .subcommand(action("export", "Write everything but sessions as lines of JSON").arg(output()))
+        .subcommand(action("backup", "Like export").arg(output()))
+        .subcommand(action("import", "Make a store of exported lines in an empty data_dir").arg(input).arg(keep))
+        .subcommand(action("compact", "Merge files and give back what removed messages took"))
 }
 
 fn argument(setting: &'static Setting) -> Arg {
@@ -115,6 +186,27 @@ mod tests {
     }
 
     #[test]
+    fn the_store_has_commands_of_its_own() {
+        let action = |arguments: &[&str]| parse(&[&["store"], arguments].concat()).unwrap().subcommand;
+        let output = Some(PathBuf::from("f"));
+        assert_eq!(action(&["check"]), Subcommand::Store(StoreAction::Check { output: None }));
+        assert_eq!(
+            action(&["export", "--output", "f"]),
+            Subcommand::Store(StoreAction::Export { output: output.clone() })
+        );
+        assert_eq!(
+            action(&["backup", "--output", "f"]),
+            Subcommand::Store(StoreAction::Backup { output: output.clone() })
+        );
+        let import = Subcommand::Store(StoreAction::Import { input: output, keep_epochs: true });
+        assert_eq!(action(&["import", "--input", "f", "--keep-epochs"]), import);
+        assert_eq!(action(&["compact"]), Subcommand::Store(StoreAction::Compact));
+        let flags = parse(&["store", "check", "--data-dir", "d"]).unwrap().flags;
+        assert_eq!(flags, [("data_dir", vec!["d".to_string()])]);
+        assert_eq!(parse(&["store"]).unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
     fn flags_stand_before_or_after_the_subcommand() {
         let expected = vec![("shards", vec!["3".to_string()])];
         assert_eq!(parse(&["--shards", "3"]).unwrap().flags, expected);
@@ -141,7 +233,9 @@ mod tests {
     #[test]
     fn help_names_what_exists_and_nothing_else() {
         let help = parse(&["--help"]).unwrap_err().to_string();
-        for name in ["serve", "check-config", "doctor", "--tcp-listen", "--limits-history-size", "HUBBUB_CONFIG"] {
+        for name in
+            ["serve", "check-config", "doctor", "store", "--tcp-listen", "--limits-history-size", "HUBBUB_CONFIG"]
+        {
             assert!(help.contains(name), "{name}");
         }
         assert!(!help.contains("token") && !help.contains("  chat "), "{help}");

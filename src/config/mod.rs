@@ -22,7 +22,7 @@ use crate::limits::Limits;
 use crate::policy::RoomPolicies;
 use crate::telemetry::log::LogFormat;
 
-pub use args::{Invocation, Subcommand, parse_arguments};
+pub use args::{Invocation, StoreAction, Subcommand, parse_arguments};
 pub use explain::explain;
 pub use load::{ConfigError, Finding, Loaded, load};
 pub use validate::Problem;

@@ -60,7 +60,7 @@ pub(super) fn encode(out: &mut Vec<u8>, bytes_before: u64, messages: &[Arc<Messa
 }
 
 /// Writes a block of entries, in the order of their positions.
-fn encode_entries<'a>(
+pub(super) fn encode_entries<'a>(
     out: &mut Vec<u8>,
     bytes_before: u64,
     bytes: u64,
@@ -203,7 +203,7 @@ impl<'a> Iterator for Entries<'a> {
 }
 
 impl<'a> Entry<'a> {
-    fn of(message: &'a Message) -> Self {
+    pub(super) fn of(message: &'a Message) -> Self {
         Self {
             seq: message.seq,
             timestamp: message.timestamp,

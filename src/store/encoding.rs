@@ -53,6 +53,11 @@ impl<'a> Cursor<'a> {
         Ok(u64::from_be_bytes(bytes.try_into().map_err(|_| Damaged)?))
     }
 
+    /// An integer of so many bytes, at most eight, the lowest first.
+    pub(super) fn little(&mut self, len: usize) -> Result<u64, Damaged> {
+        Ok(self.take(len)?.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
+    }
+
     pub(super) fn integer(&mut self) -> Result<u64, Damaged> {
         let mut value = 0_u64;
         for shift in (0..64).step_by(7) {

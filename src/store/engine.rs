@@ -12,6 +12,7 @@ use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, OwnedWri
 
 use super::encoding::{Cursor, Damaged, put_integer};
 use super::fault::fault_point;
+use super::journal;
 
 /// Why the store cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -107,6 +108,7 @@ impl Engine {
     /// Opens the database in `dir`, making both where they are not, and verifies its journal.
     pub(super) fn open(dir: &Path) -> Result<Self, StoreError> {
         make_dir(dir)?;
+        journal::verify(dir)?;
         // The journal is not compressed: it is short-lived, and the one thread that writes has better things to do.
         let database = Database::builder(dir)
             .journal_compression(CompressionType::None)
@@ -187,6 +189,15 @@ impl Engine {
         }
     }
 
+    /// Takes over the count of another store.
+    pub(super) fn set_crashes(&self, crashes: u64) -> Result<(), EngineError> {
+        let mut value = Vec::new();
+        put_integer(&mut value, crashes);
+        let mut batch = self.batch(1);
+        batch.insert(self.space(Space::Meta), CRASHES_KEY, value);
+        Ok(self.write(batch)?)
+    }
+
     /// Says that everything is written, and has it on the disk.
     pub(super) fn end_life(&self) -> Result<(), EngineError> {
         fault_point("store.before_clean_mark");
@@ -237,6 +248,14 @@ impl Engine {
                 self.check()?;
                 std::thread::park_timeout(FLUSH_LOOK);
             }
+        }
+        Ok(())
+    }
+
+    /// Merges all tables of each keyspace, leaving out what was removed or replaced.
+    pub(super) fn compact(&self) -> Result<(), EngineError> {
+        for keyspace in &self.spaces {
+            keyspace.major_compact()?;
         }
         Ok(())
     }
@@ -311,7 +330,7 @@ const WORKERS: usize = 2;
 /// Journals are replayed at start, so they are kept short: the smallest that fjall allows.
 const JOURNALS_BYTES: u64 = 64 * 1024 * 1024;
 const LOG_MEMTABLE_BYTES: u64 = 32 * 1024 * 1024;
-const MEMTABLE_BYTES: u64 = 8 * 1024 * 1024;
+const MEMTABLE_BYTES: u64 = 2 * 1024 * 1024;
 const LOG_BLOCK_BYTES: u32 = 16 * 1024;
 /// How often to look whether a flush is over.
 const FLUSH_LOOK: std::time::Duration = std::time::Duration::from_millis(2);

@@ -14,7 +14,7 @@ use super::records::{
 };
 use crate::chat::log::{CursorKind, LogAnswer, LogKey, LogRead, LogState};
 use crate::ids::{Epoch, RoomName, Seq, UserName};
-use crate::limits::REPLAYED_LETTERS_MAX;
+use crate::limits::{KEYS_PER_ROOM_MAX, REPLAYED_LETTERS_MAX};
 use crate::message::event::Message;
 
 /// Answers a question.
@@ -95,7 +95,7 @@ fn keys(engine: &Engine, epoch: Epoch, trim: Trim, since_ms: u64) -> Result<Vec<
     for guard in engine.space(Space::Log).range(blocks(epoch, trim, END)).rev() {
         let (key, value) = guard.into_inner()?;
         let block = Block::new(read_log_key(&key)?.1, &value)?;
-        if block.header.last_timestamp < since_ms || keys.len() >= KEYS_MAX {
+        if block.header.last_timestamp < since_ms || keys.len() >= KEYS_PER_ROOM_MAX {
             break;
         }
         let start = keys.len();
@@ -107,7 +107,7 @@ fn keys(engine: &Engine, epoch: Epoch, trim: Trim, since_ms: u64) -> Result<Vec<
         }
         keys[start..].reverse();
     }
-    keys.truncate(KEYS_MAX);
+    keys.truncate(KEYS_PER_ROOM_MAX);
     keys.reverse();
     Ok(keys)
 }
@@ -202,5 +202,3 @@ fn of_user(engine: &Engine, epoch: Epoch, user: &UserName) -> Result<LogAnswer, 
 
 /// Past every position.
 pub(super) const END: Seq = Seq(u64::MAX);
-/// Keys that one room may bring along when it is opened.
-const KEYS_MAX: usize = 1_000_000;

@@ -4,13 +4,11 @@
 //! nothing. So no byte of the old journal is trusted or followed by another: what it held is flushed to tables, which
 //! have an fsync of their own, the journal is emptied, and all batches that nobody was told of are written again.
 
-use std::fs::{File, OpenOptions};
-use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::engine::{Engine, EngineError, StoreError, explain_io};
+use super::engine::{Engine, EngineError, StoreError};
+use super::journal;
 use super::writer::Writer;
 
 /// Opens the writer's database again; false when the store ends before that works. What was not synced is in the
@@ -37,7 +35,7 @@ fn try_reopen(writer: &mut Writer) -> Result<(), ReopenError> {
     let engine = Engine::open_existing(&writer.dir)?;
     engine.flush()?;
     drop(engine);
-    empty_journals(&writer.dir)?;
+    journal::empty(&writer.dir)?;
     writer.engine = Some(Arc::new(Engine::open_existing(&writer.dir)?));
     Ok(())
 }
@@ -48,32 +46,6 @@ enum ReopenError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Engine(#[from] EngineError),
-}
-
-/// Empties the journal of a database that is closed and flushed.
-pub(super) fn empty_journals(dir: &Path) -> Result<(), StoreError> {
-    let empty = || -> io::Result<()> {
-        let mut journals = Vec::new();
-        for entry in std::fs::read_dir(dir)? {
-            let path = entry?.path();
-            let number = path.file_stem().and_then(|stem| stem.to_str()?.parse::<u64>().ok());
-            if let Some(number) = number.filter(|_| path.extension().is_some_and(|ending| ending == "jnl")) {
-                journals.push((number, path));
-            }
-        }
-        journals.sort();
-        // The last one is the one that is written to: fjall goes on with it, and with its number.
-        if let Some((_, active)) = journals.pop() {
-            let file = OpenOptions::new().write(true).open(active)?;
-            file.set_len(0)?;
-            file.sync_all()?;
-        }
-        for (_, sealed) in journals {
-            std::fs::remove_file(sealed)?;
-        }
-        File::open(dir)?.sync_all()
-    };
-    empty().map_err(|source| explain_io(dir, source))
 }
 
 /// How long to wait before the next attempt.

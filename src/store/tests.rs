@@ -19,7 +19,7 @@ use crate::policy::{HistoryMode, RoomPolicies, RoomPolicy};
 use crate::telemetry::store::StoreMetrics;
 
 /// A store with two shards, of which the test plays both.
-struct Rig {
+pub(super) struct Rig {
     store: Option<Store>,
     lines: Vec<Line>,
     rung: flume::Receiver<ShardId>,
@@ -39,8 +39,25 @@ fn config(dir: &Path) -> StoreConfig {
 }
 
 impl Rig {
-    fn open(dir: &Path) -> Self {
+    pub(super) fn open(dir: &Path) -> Self {
         Self::with(config(dir)).unwrap()
+    }
+
+    /// Opens a store that syncs only when asked to.
+    pub(super) fn open_lazy(dir: &Path) -> Self {
+        Self::with(StoreConfig { commit_interval: Duration::from_secs(3_600), ..config(dir) }).unwrap()
+    }
+
+    /// The number of the last batch.
+    pub(super) fn ticket(&self, shard: usize) -> u64 {
+        self.tickets[shard]
+    }
+
+    /// Waits until reads see a batch.
+    pub(super) fn await_applied(&mut self, shard: usize, ticket: u64) {
+        while self.shared.progress(ShardId(shard as u16)).0 < ticket {
+            self.rung.recv_timeout(PATIENCE).unwrap();
+        }
     }
 
     fn with(config: StoreConfig) -> Result<Self, StoreError> {
@@ -65,7 +82,7 @@ impl Rig {
         }
     }
 
-    fn send(&mut self, shard: usize, sync: bool, writes: Vec<LogWrite>) -> u64 {
+    pub(super) fn send(&mut self, shard: usize, sync: bool, writes: Vec<LogWrite>) -> u64 {
         self.tickets[shard] += 1;
         let ticket = self.tickets[shard];
         self.lines[shard].try_write(LogBatch { ticket, sync, writes }).unwrap();
@@ -73,7 +90,7 @@ impl Rig {
     }
 
     /// Waits until a batch is on the disk.
-    fn await_synced(&mut self, shard: usize, ticket: u64) {
+    pub(super) fn await_synced(&mut self, shard: usize, ticket: u64) {
         loop {
             if let LogEvent::Committed { applied, synced } = self.event(shard) {
                 assert!(applied >= synced);
@@ -84,7 +101,7 @@ impl Rig {
         }
     }
 
-    fn write(&mut self, writes: Vec<LogWrite>) {
+    pub(super) fn write(&mut self, writes: Vec<LogWrite>) {
         let ticket = self.send(0, true, writes);
         self.await_synced(0, ticket);
     }
@@ -99,7 +116,7 @@ impl Rig {
         }
     }
 
-    fn state(&mut self) -> Option<LogState> {
+    pub(super) fn state(&mut self) -> Option<LogState> {
         match self.read(LogRead::Open { room: room(), keys_since_ms: 0 }) {
             LogAnswer::Opened(state) => state.map(|state| *state),
             answer => panic!("{answer:?}"),
@@ -113,27 +130,31 @@ impl Rig {
         }
     }
 
-    fn all(&mut self) -> Vec<Message> {
+    pub(super) fn all(&mut self) -> Vec<Message> {
         match self.read(after(0, usize::MAX, usize::MAX)) {
             LogAnswer::Page { messages, more: false } => messages.iter().map(|message| (**message).clone()).collect(),
             answer => panic!("{answer:?}"),
         }
     }
 
-    fn close(mut self) {
+    pub(super) fn reader(&self) -> super::StoreReader {
+        self.store.as_ref().unwrap().reader()
+    }
+
+    pub(super) fn close(mut self) {
         self.store.take().unwrap().close();
     }
 }
 
-fn room() -> RoomName {
+pub(super) fn room() -> RoomName {
     RoomName::chat("lobby").unwrap()
 }
 
-fn user(name: &str) -> UserName {
+pub(super) fn user(name: &str) -> UserName {
     UserName::new(name).unwrap()
 }
 
-fn message(seq: u64) -> Message {
+pub(super) fn message(seq: u64) -> Message {
     Message {
         room: room(),
         seq: Seq(seq),
@@ -147,12 +168,12 @@ fn message(seq: u64) -> Message {
     }
 }
 
-fn register(epoch: Epoch) -> LogWrite {
+pub(super) fn register(epoch: Epoch) -> LogWrite {
     LogWrite::Register { room: room(), epoch, jumps: Vec::new() }
 }
 
 /// An append of messages that follow each other; all before had the same weight.
-fn append(epoch: Epoch, messages: Vec<Message>) -> LogWrite {
+pub(super) fn append(epoch: Epoch, messages: Vec<Message>) -> LogWrite {
     let bytes_before = (1..messages[0].seq.0).map(|seq| message(seq).weight() as u64).sum();
     LogWrite::Append { epoch, bytes_before, messages: messages.into_iter().map(Arc::new).collect() }
 }
@@ -166,7 +187,7 @@ fn before(seq: u64, messages_max: usize, bytes_max: usize) -> LogRead {
 }
 
 /// What a crash at this moment would leave.
-fn crash_image(dir: &Path) -> TempDir {
+pub(super) fn crash_image(dir: &Path) -> TempDir {
     let image = tempfile::tempdir().unwrap();
     copy(dir, image.path());
     image
@@ -402,7 +423,7 @@ fn users_find_their_cursors_and_letters_again() {
     let LogAnswer::User { ack, read, letters } = answer else { panic!("{answer:?}") };
     assert_eq!((ack, read), (Some(Seq(4)), Some(Seq(5))));
     assert_eq!(letters, [letter("ann", 2, true), letter("ann", 300, true)]);
-    let reader = rig.store.as_ref().unwrap().reader();
+    let reader = rig.reader();
     let first = reader.letters(&room(), None, 3).unwrap();
     assert_eq!(first, [letter("ann", 2, true), letter("ann", 7, false), letter("ann", 300, true)]);
     let rest = reader.letters(&room(), Some((&user("ann"), Seq(300))), 3).unwrap();
@@ -431,18 +452,18 @@ fn sessions_come_back_to_the_shard_their_first_bits_name() {
 }
 
 /// Opens with such a policy for all rooms.
-fn open_keeping(dir: &Path, policy: RoomPolicy) -> Rig {
+pub(super) fn open_keeping(dir: &Path, policy: RoomPolicy) -> Rig {
     let policies = RoomPolicies { rules: Vec::new(), default: policy };
     Rig::with(StoreConfig { policies, ..config(dir) }).unwrap()
 }
 
-fn durable() -> RoomPolicy {
+pub(super) fn durable() -> RoomPolicy {
     RoomPolicy::new(HistoryMode::Durable)
 }
 
 impl Rig {
     /// Waits until retention has come to a position.
-    fn await_trimmed(&mut self, expected: u64) {
+    pub(super) fn await_trimmed(&mut self, expected: u64) {
         loop {
             match self.event(0) {
                 LogEvent::Trimmed { room: of, epoch, upto } => {
@@ -468,7 +489,7 @@ impl Rig {
     }
 
     fn blocks_kept(&self) -> usize {
-        let lease = self.store.as_ref().unwrap().reader().lease().unwrap();
+        let lease = self.reader().lease().unwrap();
         lease.space(super::engine::Space::Log).iter().count()
     }
 }
@@ -524,6 +545,82 @@ fn retention_in_many_pieces_ends_where_it_should() {
     assert_eq!((rig.all().len(), rig.blocks_kept()), (10, 10));
 }
 
+/// Dead letters as user and position, and the cursor of each of these users.
+fn letters_and_cursors(rig: &mut Rig, users: &[&str]) -> (Vec<(String, u64)>, Vec<u64>) {
+    let letters = rig.reader().letters(&room(), None, usize::MAX).unwrap();
+    for letter in &letters {
+        assert_eq!((letter.reason, letter.attempts, letter.replay), (DeadReason::Retention, 0, false));
+        assert_eq!(*letter.message, message(letter.message.seq.0));
+    }
+    let cursors = users.iter().map(|name| {
+        let answer = rig.read(LogRead::User { room: room(), epoch: EPOCH, user: user(name) });
+        let LogAnswer::User { ack: Some(ack), .. } = answer else { panic!("{answer:?}") };
+        ack.0
+    });
+    let cursors = cursors.collect();
+    (letters.iter().map(|letter| (letter.user.as_str().to_owned(), letter.message.seq.0)).collect(), cursors)
+}
+
+impl Rig {
+    /// Waits until retention has come to a position in a log that no shard has been told of.
+    fn await_hidden(&mut self, upto: u64) {
+        while self.state().unwrap().trimmed != Seq(upto) {}
+    }
+}
+
+fn acked(name: &str, seq: u64) -> LogWrite {
+    LogWrite::Cursor { epoch: EPOCH, user: user(name), kind: CursorKind::Ack, seq: Seq(seq) }
+}
+
+#[test]
+fn what_retention_takes_unacknowledged_is_with_the_dead_letters_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    let read = LogWrite::Cursor { epoch: EPOCH, user: user("eve"), kind: CursorKind::Read, seq: Seq(1) };
+    let bury = LogWrite::Bury { room: room(), epoch: EPOCH, seq: Seq(4) };
+    rig.write(vec![register(EPOCH), acked("ann", 2), acked("bob", 5), acked("cat", 9), read]);
+    rig.write_blocks(&[1..=1, 2..=3, 4..=6, 7..=9]);
+    rig.write(vec![bury]);
+    rig.close();
+    let mut rig = open_keeping(dir.path(), RoomPolicy { size: Some(3), ..durable() });
+    rig.await_hidden(6);
+    let expected = [("ann", 3), ("ann", 5), ("ann", 6), ("bob", 6)].map(|(name, seq)| (name.to_owned(), seq));
+    let users = ["ann", "bob", "cat"];
+    assert_eq!(letters_and_cursors(&mut rig, &users), (expected.to_vec(), vec![6, 6, 9]));
+    assert_eq!(rig.metrics.retention_letters_total.get(), 4);
+    // A cursor that comes late, from before the removal, brings no letter back; what goes from now on does.
+    rig.write(vec![
+        acked("ann", 3),
+        LogWrite::DropLetter { epoch: EPOCH, seq: Seq(5), user: user("ann") },
+        append(EPOCH, vec![message(10)]),
+    ]);
+    rig.await_hidden(7);
+    let expected = [("ann", 3), ("ann", 6), ("ann", 7), ("bob", 6), ("bob", 7)];
+    let expected = expected.map(|(name, seq)| (name.to_owned(), seq)).to_vec();
+    assert_eq!(letters_and_cursors(&mut rig, &users), (expected, vec![7, 7, 9]));
+}
+
+#[test]
+fn more_letters_than_fit_in_a_step_are_all_written_before_anything_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    // More users than a step takes, and more letters for each than a pass may write of all.
+    let names: Vec<String> = (0..150).map(|n| format!("user {n:03}")).collect();
+    let cursors = names.iter().map(|name| acked(name, 0));
+    rig.write(std::iter::once(register(EPOCH)).chain(cursors).collect());
+    rig.write_blocks(&[1..=50, 51..=100, 101..=110]);
+    rig.close();
+    let mut rig = open_keeping(dir.path(), RoomPolicy { size: Some(10), ..durable() });
+    rig.await_hidden(100);
+    let users: Vec<&str> = names.iter().map(String::as_str).collect();
+    let (letters, cursors) = letters_and_cursors(&mut rig, &users);
+    let expected = names.iter().flat_map(|name| (1..=100).map(move |seq| (name.clone(), seq)));
+    assert_eq!(letters, expected.collect::<Vec<_>>());
+    assert!(cursors.iter().all(|cursor| *cursor == 100));
+    assert_eq!(rig.metrics.retention_letters_total.get(), 15_000);
+    assert_eq!(rig.metrics.retention_postponed_total.get(), 1, "10,000 in a pass");
+}
+
 #[test]
 fn a_replaced_log_is_removed_with_all_that_belongs_to_it() {
     let dir = tempfile::tempdir().unwrap();
@@ -532,7 +629,7 @@ fn a_replaced_log_is_removed_with_all_that_belongs_to_it() {
     rig.write(vec![register(EPOCH), append(EPOCH, vec![message(1)]), append(EPOCH, vec![message(2)]), cursor]);
     let next = Epoch(EPOCH.0 + 1);
     rig.write(vec![register(next), append(next, vec![message(1)])]);
-    let reader = rig.store.as_ref().unwrap().reader();
+    let reader = rig.reader();
     let is_erased = || {
         let lease = reader.lease().unwrap();
         let count = |space| lease.space(space).iter().count();
@@ -592,7 +689,7 @@ fn a_damaged_block_is_unreadable_and_the_store_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let mut rig = Rig::open(dir.path());
     rig.write(vec![register(EPOCH), append(EPOCH, vec![message(1)])]);
-    let lease = rig.store.as_ref().unwrap().reader().lease().unwrap();
+    let lease = rig.reader().lease().unwrap();
     let mut batch = lease.batch(1);
     batch.insert(lease.space(super::engine::Space::Log), super::records::log_key(EPOCH, Seq(2)), [1, 1, 1]);
     lease.write(batch).unwrap();
@@ -650,5 +747,5 @@ proptest! {
     }
 }
 
-const EPOCH: Epoch = Epoch(0x0123_4567_89ab_cdef);
+pub(super) const EPOCH: Epoch = Epoch(0x0123_4567_89ab_cdef);
 const PATIENCE: Duration = Duration::from_secs(20);

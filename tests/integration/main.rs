@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed, also in what it calls")]
 
 mod abuse;
+mod acks;
 mod admin;
 mod chat;
 mod config;

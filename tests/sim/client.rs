@@ -77,7 +77,7 @@ pub struct Keys {
 #[derive(Debug)]
 pub enum Session {
     None,
-    Chat(Witness),
+    Chat(Box<Witness>),
     Relay(RelayWitness),
 }
 
@@ -185,14 +185,14 @@ impl Client {
                 }
             }
         }
-        self.session = Session::Chat(witness);
+        self.session = Session::Chat(Box::new(witness));
         Act::Connect(ConnKind::Chat { connect, ping_as_event }, inbound)
     }
 
     /// Prepares for a connection on which `connect` is sent as a command.
     pub fn connect_plainly(&mut self) {
         self.life += 1;
-        self.session = Session::Chat(Witness::new(self.author()));
+        self.session = Session::Chat(Box::new(Witness::new(self.author())));
     }
 
     fn act_in_relay(&mut self, env: &mut Env) -> Act {

@@ -175,7 +175,9 @@ impl Plan {
 
     /// Changes the plan so that the fault will be felt: whoever leaves right after it could not tell of it.
     pub fn suit(&mut self, fault: FaultKind) {
-        self.restlessness = 1_000;
+        // Somebody must leave, so that it can be missed.
+        self.restlessness = if fault == FaultKind::DropPresence { 200 } else { 1_000 };
+        self.stops.clear();
         if fault.is_of_the_store() {
             self.keeps.fill(Keep::Durable(Commit::Fsync));
             self.store.ill = false;

@@ -10,7 +10,7 @@ impl World {
         self.env.note(|| format!("the server {}", if crash { "dies" } else { "stops" }));
         if crash {
             self.env.seen.crashes += 1;
-            match self.env.store.crash(&mut self.env.fault) {
+            match self.env.store.crash() {
                 Ok(passed_over) => self.pass_over(passed_over),
                 Err(what) => self.env.fail(|| what),
             }
@@ -27,8 +27,9 @@ impl World {
         }
         self.env.life += 1;
         self.env.plan.shards = self.env.rng.range(1, 5) as u16;
-        self.start();
         self.check_acknowledged();
+        self.env.store.spoil(&mut self.env.fault);
+        self.start();
     }
 
     /// What is passed over is known to nobody, or was seen and is lost.

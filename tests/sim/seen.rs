@@ -46,6 +46,7 @@ seen! {
     drains,
     new_epochs,
     durable_oks,
+    heard_before_the_disk,
     duplicates,
     stored_pages,
     trims,

@@ -157,7 +157,7 @@ impl Store {
                 line.events.push_back(line.later.remove(at).1);
             }
             while self.ill_until_us.is_none() && self.apply_next(shard, now_us)? {}
-            if self.ill_until_us.is_none() && self.lines[shard].sync_us.is_some_and(|due_us| due_us <= now_us) {
+            while self.ill_until_us.is_none() && self.lines[shard].sync_us.is_some_and(|due_us| due_us <= now_us) {
                 self.sync(shard, now_us)?;
             }
             self.answer_next(shard, now_us, fault);
@@ -168,9 +168,10 @@ impl Store {
 
     fn apply_next(&mut self, shard: usize, now_us: u64) -> Result<bool, String> {
         let line = &mut self.lines[shard];
-        let Some((_, batch)) = line.queued.pop_front_if(|(due_us, _)| *due_us <= now_us) else {
+        if line.queued.front().is_none_or(|(due_us, _)| *due_us > now_us) {
             return Ok(false);
-        };
+        }
+        let Some((_, batch)) = line.queued.pop_front() else { return Ok(false) };
         self.live.apply(&batch, self.crashes)?;
         line.applied = batch.ticket;
         let longest_us = if batch.sync { self.plan.sync_us_max } else { self.plan.interval_us_max };
@@ -206,7 +207,8 @@ impl Store {
             return;
         }
         line.tell_us = None;
-        let lies = line.synced < line.applied && commit(fault, FaultKind::AckUnsynced);
+        let awaited = line.unsynced.iter().any(|batch| batch.sync);
+        let lies = awaited && commit(fault, FaultKind::AckUnsynced);
         let progress = (line.applied, if lies { line.applied } else { line.synced.max(line.told.1) });
         if progress != line.told {
             line.told = progress;
@@ -304,22 +306,29 @@ impl Store {
     /// The server is gone, and with it what was on its way. After a crash some of what was not synced may be there
     /// nevertheless; what was told to be there is. Returns what will be passed over: room, log, last position before,
     /// last position passed over.
-    pub fn crash(&mut self, fault: &mut Option<Fault>) -> Result<Vec<(RoomName, Epoch, u64, u64)>, String> {
+    pub fn crash(&mut self) -> Result<Vec<(RoomName, Epoch, u64, u64)>, String> {
         for line in &self.lines {
             let survive = self.rng.below(line.unsynced.len() + 1);
             line.unsynced.iter().take(survive).try_for_each(|batch| self.disk.apply(batch, self.crashes))?;
-        }
-        let lost = self.disk.logs().find_map(|(epoch, log)| {
-            let seq = *log.messages.keys().nth(log.messages.len() / 2)?;
-            (log.messages.len() > 2).then_some((epoch, seq))
-        });
-        if let Some((epoch, seq)) = lost.filter(|_| commit(fault, FaultKind::LoseStored)) {
-            self.disk.lose(epoch, seq);
         }
         self.live = self.disk.clone();
         self.crashes += 1;
         self.ill_until_us = None;
         Ok(self.disk.dead(self.crashes, SEQ_JUMP))
+    }
+
+    /// Loses a message that was on the disk, if the harness wants that.
+    pub fn spoil(&mut self, fault: &mut Option<Fault>) {
+        let lost = self.disk.logs().find_map(|(epoch, log)| {
+            let seq = *log.messages.keys().nth(log.messages.len() / 2)?;
+            (log.messages.len() > 2).then_some((epoch, seq))
+        });
+        if let Some((epoch, seq)) = lost
+            && commit(fault, FaultKind::LoseStored)
+        {
+            self.disk.lose(epoch, seq);
+            self.live.lose(epoch, seq);
+        }
     }
 
     /// The server stops in peace: all that it handed over is on the disk.

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use hubbub::ids::{Epoch, RoomName, UserName};
+use hubbub::limits::KEY_WINDOW_MS;
 use hubbub::message::event::Message;
 
 /// A client in one of its lives: its index, and which of its connections.
@@ -235,7 +236,8 @@ impl Truth {
             let Sent { author, key, .. } = &self.sent[number];
             let author = *author;
             let used = key.clone().map(|key| (room, epoch, author.client, key));
-            if let Some(first) = used.and_then(|used| keys.insert(used, seq)) {
+            let first = used.and_then(|used| keys.insert(used, (seq, place.timestamp)));
+            if let Some((first, _)) = first.filter(|(_, at)| at + KEY_WINDOW_MS >= place.timestamp) {
                 return Err(format!("one key is at {first} and at {seq} of {:?}", (room, epoch)));
             }
             if let Some(last) = last_number.insert((room, epoch, author), number).filter(|last| *last > number) {

@@ -2,6 +2,7 @@
 //! two agree. Everything that can be judged at once is judged here; the rest is left to the end of the world.
 
 mod heard;
+mod told;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,10 +10,8 @@ use hubbub::ids::{Epoch, UserName};
 use hubbub::message::close::{CloseReason, ErrorCode};
 use hubbub::message::command::{HistoryFrom, Position};
 use hubbub::message::event::{Event, Joined, Reply, Role};
-use hubbub::policy::Commit;
 
 use crate::env::Env;
-use crate::plan::Keep;
 use crate::truth::Author;
 use crate::view::{Memory, People, View};
 
@@ -214,71 +213,6 @@ impl Witness {
         }
     }
 
-    fn on_error(&mut self, id: Option<u64>, code: ErrorCode, message: &str, env: &mut Env) {
-        let Some(id) = id else {
-            let may_fail = env.draining || env.plan.store.fails();
-            if self.errors_due == 0 && !may_fail {
-                env.fail(|| format!("{:?}: unexpected error {code:?} {message}", self.author));
-            }
-            let due = [ErrorCode::Overloaded, ErrorCode::NotFound].contains(&code) && env.plan.store.fails();
-            self.errors_due = self.errors_due.saturating_sub(usize::from(!due));
-            return;
-        };
-        let asked = self.asked.remove(&id);
-        let fair = match &asked {
-            None => false,
-            Some(Asked::Refused(expected)) if *expected == code => true,
-            Some(Asked::Delete { .. }) if matches!(code, ErrorCode::NotFound | ErrorCode::Forbidden) => true,
-            // The store was asked, and meanwhile everybody has left.
-            Some(Asked::Delete { room, .. } | Asked::History { room, .. })
-                if code == ErrorCode::NotMember && env.plan.is_durable(*room) && self.has_left.contains(room) =>
-            {
-                true
-            }
-            Some(asked) => env.draining || self.store_refuses(asked, code, env),
-        };
-        if !fair {
-            env.fail(|| format!("{:?}: error {code:?} ({message}) answers {id} {asked:?}", self.author));
-        }
-        if let (Some(Asked::Delete { seq, allowed: true, .. }), ErrorCode::Forbidden) = (&asked, code) {
-            env.fail(|| format!("{:?} was not allowed to delete {seq}", self.author));
-        }
-    }
-
-    /// Whether this may be refused because of the store; whoever could not enter a room is in none.
-    fn store_refuses(&mut self, asked: &Asked, code: ErrorCode, env: &mut Env) -> bool {
-        let room = match asked {
-            Asked::Join(to) | Asked::Switch { to, .. } => to.room,
-            Asked::Leave { room }
-            | Asked::Message { room, .. }
-            | Asked::Signal { room, .. }
-            | Asked::Delete { room, .. }
-            | Asked::History { room, .. }
-            | Asked::Presence { room, .. } => *room,
-            Asked::Connect | Asked::Rooms { .. } | Asked::Ping | Asked::Refused(_) => return false,
-        };
-        if !env.plan.is_durable(room) || !env.plan.store.fails() {
-            return false;
-        }
-        env.seen.store_refusals += 1;
-        let unreadable = env.store.was_unreadable(&env.plan.rooms[room]);
-        match asked {
-            Asked::Join(to) | Asked::Switch { to, .. } if code == ErrorCode::Overloaded => {
-                self.barred.insert(to.room);
-                self.member_of.remove(&to.room);
-                if let Asked::Switch { from, .. } = asked {
-                    self.member_of.insert(*from);
-                }
-                unreadable
-            }
-            Asked::Message { .. } | Asked::Delete { .. } | Asked::History { .. } if code == ErrorCode::Overloaded => {
-                true
-            }
-            // It was said before the join was refused.
-            _ => code == ErrorCode::NotMember && self.barred.contains(&room),
-        }
-    }
-
     fn on_ok(&mut self, id: Option<u64>, body: &Reply, env: &mut Env) -> Reaction {
         let Some(id) = id else {
             return self.on_url_join(body, env);
@@ -328,33 +262,6 @@ impl Witness {
         Reaction::None
     }
 
-    fn on_sent(
-        &mut self,
-        (room, number): (usize, usize),
-        (seq, timestamp): (u64, u64),
-        (durable, duplicate): (bool, bool),
-        env: &mut Env,
-    ) {
-        let fair = match env.plan.keeps[room] {
-            Keep::Memory => !durable,
-            Keep::Durable(Commit::Fsync) => durable,
-            Keep::Durable(Commit::Interval) => !durable || duplicate,
-        };
-        if !fair {
-            env.fail(|| format!("message {number} in {room}: durable {durable}, duplicate {duplicate}"));
-        }
-        if durable && let Some((epoch, _)) = env.store.log_of(&env.plan.rooms[room]) {
-            env.truth.durable.insert((room, epoch.0, seq));
-        }
-        let claim = if duplicate {
-            env.seen.duplicates += 1;
-            env.truth.claim_duplicate(number, seq, timestamp)
-        } else {
-            env.truth.claim(number, seq, timestamp)
-        };
-        env.check(claim);
-    }
-
     fn on_url_join(&mut self, body: &Reply, env: &mut Env) -> Reaction {
         let Reply::Joined(joined) = body else {
             env.fail(|| format!("{:?}: ok without id: {body:?}", self.author));
@@ -382,7 +289,7 @@ impl Witness {
         let after = match (asked.since, joined.recovered) {
             (Some(since), Some(true)) => since.seq.0,
             (Some(_), _) => head,
-            (None, _) => latest(asked, joined, env),
+            (None, _) => told::latest(asked, joined, env),
         };
         let replayed = env.truth.alive_from(room, joined.epoch.0, after + 1) <= head;
         env.seen.replays += u64::from(replayed);
@@ -417,35 +324,6 @@ impl Witness {
             env.past.push(self.memory(room, old));
         }
         if asked.presence { Reaction::PresencePage { room, after: None } } else { Reaction::None }
-    }
-
-    /// `recovered` says whether everything after `since` will come; it must be true whenever that can be.
-    fn judge_recovery(&self, asked: &JoinAsked, joined: &Joined, env: &mut Env) {
-        let Some(since) = asked.since else {
-            if joined.recovered.is_some() {
-                env.fail(|| format!("{asked:?} was answered by {joined:?}"));
-            }
-            return;
-        };
-        let (same, head) = (since.epoch == joined.epoch, joined.seq.0);
-        let durable = env.plan.is_durable(asked.room);
-        let missed = head.checked_sub(since.seq.0);
-        let kept = missed.is_some_and(|missed| durable || missed <= env.plan.limits.history_size as u64);
-        let trimmed = durable && since.seq < env.store.trimmed(joined.epoch);
-        let fair = match joined.recovered {
-            Some(true) => same && kept,
-            Some(false) => !same || !kept || trimmed || (!durable && env.plan.history_bytes_tight && missed != Some(0)),
-            None => false,
-        };
-        if joined.recovered == Some(true) {
-            env.seen.recovered += 1;
-        } else {
-            env.seen.not_recovered += 1;
-            env.seen.new_epochs += u64::from(!same);
-        }
-        if !fair {
-            env.fail(|| format!("{:?}: {asked:?} was answered by {joined:?}", self.author));
-        }
     }
 
     fn exit(&mut self, room: usize, env: &mut Env) {
@@ -512,17 +390,4 @@ impl Witness {
             });
         }
     }
-}
-
-/// Where the latest messages begin for which a join has asked, if retention takes none: the position before.
-fn latest(asked: &JoinAsked, joined: &Joined, env: &Env) -> u64 {
-    let head = joined.seq.0;
-    if !env.plan.is_durable(asked.room) {
-        return head - asked.history.min(head.min(env.plan.limits.history_size as u64));
-    }
-    if asked.history == 0 {
-        return head;
-    }
-    let before = |seq: u64| env.truth.alive_before(asked.room, joined.epoch.0, seq);
-    (0..asked.history).fold(head + 1, |seq, _| before(seq)).max(1) - 1
 }

@@ -14,7 +14,10 @@ use crate::stats::Percentiles;
 /// Latency: over time, and by percentile.
 #[must_use]
 pub fn latency(outcome: &Outcome) -> Vec<Chart> {
-    [latency_over_time(outcome), latency_by_percentile(outcome)].into_iter().flatten().collect()
+    [latency_over_time(outcome), acks_over_time(outcome), latency_by_percentile(outcome)]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// Connections and messages over time.
@@ -90,12 +93,46 @@ fn latency_over_time(outcome: &Outcome) -> Option<Chart> {
     Some(chart(outcome, "Delivery latency over time", caption, y, lines))
 }
 
+/// Publishers hear of nothing but their acknowledgements; elsewhere these stand beside delivery.
+fn acks_over_time(outcome: &Outcome) -> Option<Chart> {
+    let name = acks_of(outcome);
+    let seconds: Vec<(f64, Option<Percentiles>)> = outcome
+        .seconds
+        .iter()
+        .map(|second| {
+            let acks = second.histograms.get(name).and_then(|packed| hlog::unpack(packed).ok());
+            (second.at_s + 0.5, acks.as_ref().and_then(Percentiles::of))
+        })
+        .collect();
+    let line = |name: &str, read: fn(&Percentiles) -> u64| {
+        Line::through(name, seconds.iter().map(|(at_s, p)| (*at_s, p.as_ref().map(|p| read(p) as f64))), GAP_S)
+    };
+    let lines = lines([line("p50", |p| p.p50), line("p99", |p| p.p99), line("max", |p| p.max)].into_iter());
+    let (low, high) = bounds(&lines)?;
+    let (worst_at, worst) = peak(&lines)?;
+    let caption = format!(
+        "From sending to the server's ok{}, second by second, on a logarithmic scale. The slowest took {} and came in the \
+         second around {}.{}",
+        if name == "durable_ack" { " that says durable" } else { "" },
+        Unit::Time.show(worst),
+        Unit::Seconds.show(worst_at),
+        window_note(outcome)
+    );
+    let y = Axis::log("latency", Unit::Time, low, high);
+    Some(chart(outcome, "Acknowledgement latency over time", caption, y, lines))
+}
+
+/// The histogram that says most of acknowledgements.
+fn acks_of(outcome: &Outcome) -> &'static str {
+    if outcome.latency_us.durable_ack.is_some() { "durable_ack" } else { "ack" }
+}
+
 fn latency_by_percentile(outcome: &Outcome) -> Option<Chart> {
     let rows = [
         ("planned → received", "deliver", outcome.latency_us.deliver),
         ("sent → received", "service", outcome.latency_us.service),
         ("generator's lag", "lag", outcome.lag_us),
-        ("planned → durable ok", "durable_ack", outcome.latency_us.durable_ack),
+        ("message → ok", acks_of(outcome), outcome.latency_us.durable_ack.or(outcome.latency_us.ack)),
     ];
     let lines = lines(rows.iter().filter_map(|(name, key, _)| distribution(outcome, name, key)));
     let (low, high) = bounds(&lines)?;
@@ -355,6 +392,23 @@ mod tests {
         assert_eq!(percentiles.lines[0].points().last().map(|(share, _)| share), Some(1.0));
         assert!(percentiles.lines[0].max().unwrap() >= 90_000.0, "the tail is on it");
         assert!(all[0].caption.contains("The slowest delivery took 90.0 ms"), "{}", all[0].caption);
+    }
+
+    #[test]
+    fn publishers_have_the_latency_of_their_acknowledgements() {
+        let mut outcome = outcome();
+        let mut acks = crate::stats::latency_histogram();
+        (1..=100).for_each(|us| acks.record(us * 100).unwrap());
+        for second in &mut outcome.seconds {
+            second.deliver_us = None;
+            second.lag_us = None;
+            second.histograms = [("durable_ack".to_owned(), hlog::pack(&acks))].into();
+        }
+        outcome.latency_us.durable_ack = Percentiles::of(&acks);
+        let chart = latency(&outcome).swap_remove(0);
+        assert_eq!((chart.title, chart.lines.len()), ("Acknowledgement latency over time", 3));
+        assert!(chart.caption.contains("ok that says durable"), "{}", chart.caption);
+        assert!(chart.caption.contains("The slowest took 10.0 ms"), "{}", chart.caption);
     }
 
     #[test]

@@ -143,7 +143,7 @@ impl Image {
     pub fn dead(&self, crashes: u64, jump: u64) -> Vec<(RoomName, Epoch, u64, u64)> {
         let crashed = self.logs().filter(|(_, log)| log.crashes_before < crashes);
         let dead = |(epoch, log): (Epoch, &Log)| {
-            let to = log.last.0 + (crashes - log.crashes_before) * jump;
+            let to = log.last.0 + (crashes - log.crashes_before) * jump - 1;
             (log.room.clone(), epoch, log.last.0, to)
         };
         crashed.map(dead).collect()

@@ -20,6 +20,8 @@ impl Witness {
             return env.fail(|| format!("{author:?} is not in {room} and got {message:?}"));
         };
         let seq = message.seq.0;
+        let early = env.plan.is_durable(room) && !env.store.has(&message.room, message.seq);
+        env.seen.heard_before_the_disk += u64::from(early);
         let may_jump = !view.tags.is_empty() || self.no_echo.contains(&room);
         let before = env.truth.alive_before(room, view.epoch.0, seq);
         if let Err(what) = view.advance(before, seq, seq, may_jump) {
