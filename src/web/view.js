@@ -293,6 +293,7 @@ export class View {
     if (entering && !known) parts.push('Entering…');
     if (peer !== null) parts.push('Between the two of you');
     this.#$('subtitle').textContent = parts.join(' · ');
+    this.#fitDrawers();
     this.#$('leave').hidden = !room;
     for (const id of ['copy-link', 'open-people']) this.#$(id).hidden = !room || peer !== null;
     const leave = peer === null ? 'Leave this room' : 'Close this conversation';
@@ -538,6 +539,7 @@ export class View {
         node = fresh;
         this.#entries.set(row.id, { node, drawnFrom });
       }
+      if (row.type === 'message' && row.mine) this.#drawKept(node, row.last ? this.#keptNote(row.item) : '');
       if (node === next) next = next.nextSibling;
       else entries.insertBefore(node, next);
     }
@@ -548,7 +550,7 @@ export class View {
     const { item, entry } = row;
     switch (row.type) {
       case 'message':
-        return [item.deleted, row.first, row.mine, this.#mayDelete(row), this.#expanded.has(row.id), row.last && this.#keptNote(item)];
+        return [item.deleted, row.first, row.mine, this.#mayDelete(row), this.#expanded.has(row.id), 'sent'];
       case 'outgoing':
         return [entry.state, entry.error, entry.sentAt > 0, row.first, this.#chat.connection.ready, this.#expanded.has(row.id)];
       case 'gap':
@@ -605,7 +607,6 @@ export class View {
     if (item && this.#mayDelete(row)) line.append(this.#deleteButton(row));
     const node = make('article', { class: classes.join(' '), tabindex: '-1' }, avatar, make('div', { class: 'said' }, meta, line));
     if (entry) node.querySelector('.said').append(this.#outgoingNote(entry));
-    else if (row.last && this.#keptNote(item)) node.querySelector('.said').append(make('p', { class: 'note kept' }, this.#keptNote(item)));
     node.dataset.id = row.id;
     return node;
   }
@@ -623,6 +624,14 @@ export class View {
     const nodes = [make('p', { class: 'text' }, ...parts)];
     if (cut) nodes.push(make('button', { class: 'plain', type: 'button', 'data-act': 'expand' }, `Show all (${count(whole.length, 'character')})`));
     return nodes;
+  }
+
+  /** Drawn into the message that is there, so that it is not read out once more. */
+  #drawKept(node, text) {
+    const note = node.querySelector('.kept');
+    if (text === '') note?.remove();
+    else if (!note) node.querySelector('.said').append(make('p', { class: 'note kept', 'aria-live': 'off' }, text));
+    else if (note.textContent !== text) note.textContent = text;
   }
 
   /** What became of our last message, as far as it is known. */
@@ -889,12 +898,13 @@ export class View {
   /** What is behind a drawer, or in one that is closed, can be neither reached nor read. */
   #fitDrawers() {
     const open = this.#drawer;
+    const hidden = this.#peopleHidden || Boolean(this.#room?.peer); // of a conversation everyone knows who is in it
     this.#$('app').dataset.drawer = open ?? '';
-    this.#$('app').dataset.people = this.#peopleHidden ? 'hidden' : 'shown';
+    this.#$('app').dataset.people = hidden ? 'hidden' : 'shown';
     this.#$('scrim').hidden = !open;
     this.#$('talk').inert = open !== null;
     this.#$('rooms').inert = open === 'people' || (this.#narrow.matches && open !== 'rooms');
-    this.#$('people').inert = open === 'rooms' || (this.#medium.matches ? open !== 'people' : this.#peopleHidden);
+    this.#$('people').inert = open === 'rooms' || (this.#medium.matches ? open !== 'people' : hidden);
     this.#$('open-rooms').setAttribute('aria-expanded', String(open === 'rooms'));
     this.#$('open-people').setAttribute('aria-expanded', String(this.#medium.matches ? open === 'people' : !this.#peopleHidden));
   }

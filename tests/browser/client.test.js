@@ -470,6 +470,10 @@ describe('sending', () => {
     refuse();
     env.pass(2_000);
     assert.ok(!env.socket.types().includes('message'), 'both wait, longer');
+    env.pass(500);
+    assert.equal(env.socket.types().filter((type) => type === 'message').length, 2, 'but no longer than for one refusal');
+    refuse();
+    refuse();
     for (let round = 0; round <= client.REFUSALS_MAX && room.outbox[0].state !== 'failed'; round += 1) {
       env.pass(30_000);
       refuse();

@@ -203,7 +203,7 @@ export const PHONE = { viewport: { width: 360, height: 680 }, deviceScaleFactor:
 export async function launchBrowser() {
   return chromium.launch({
     executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
-    args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'],
+    args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync', ...(process.env.WEB ? ['--disable-features=LocalNetworkAccessChecks'] : [])],
   });
 }
 
