@@ -252,8 +252,8 @@ pub struct LogState {
     pub epoch: Epoch,
     /// The last message that is there; when retention has taken them all, the last that was.
     pub last: Seq,
-    /// How many unclean stops there were since the log was last registered. Each passes over
-    /// [`crate::limits::SEQ_JUMP`] positions, which clients may have seen.
+    /// How many unclean stops there were since the log was last registered. The next position is `last` and, for each
+    /// of them, [`crate::limits::SEQ_JUMP`]: clients may have seen what lies between.
     pub crashes: u64,
     /// Everything up to here was taken by retention.
     pub trimmed: Seq,
@@ -297,7 +297,7 @@ pub enum LogEvent {
         /// What is there.
         outcome: Result<LogAnswer, LogFailure>,
     },
-    /// Retention took everything of a room up to a position.
+    /// Retention took everything of a room up to a position. Pages may show it before this is said, or after.
     Trimmed {
         /// Which room.
         room: RoomName,

@@ -1,4 +1,5 @@
-//! The simulation: whole servers of one to five shards in one thread, on a clock of their own, each from one seed.
+//! The simulation: whole servers of one to five shards in one thread, on a clock of their own, each from one seed. They
+//! crash, stop and start again on a model of the store.
 //!
 //! `HUBBUB_SIM_SEEDS=n` says how many seeds are tried, `HUBBUB_SIM_SEED=n` tries just that one and prints what
 //! happened in it.
