@@ -235,6 +235,12 @@ impl StoreReader {
         Ok(letters)
     }
 
+    /// Whether the store is about to close or to be opened anew, and waits for whoever reads from it.
+    #[must_use]
+    pub fn is_recalled(&self) -> bool {
+        self.slot.is_recalled()
+    }
+
     pub(super) fn lease(&self) -> Result<Lease, ReadError> {
         self.slot.lease().map_err(|absence| match absence {
             Absence::Ended => ReadError::Ended,

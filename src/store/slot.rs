@@ -89,6 +89,11 @@ impl Slot {
         self.changed.notify_all();
     }
 
+    /// Whether leases are asked back.
+    pub(super) fn is_recalled(&self) -> bool {
+        self.recalled.load(Ordering::Relaxed)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing in here panics half-way through a change.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -98,7 +103,7 @@ impl Slot {
 impl Lease {
     /// Whether someone waits for this lease to end.
     pub(super) fn is_recalled(&self) -> bool {
-        self.slot.recalled.load(Ordering::Relaxed)
+        self.slot.is_recalled()
     }
 }
 

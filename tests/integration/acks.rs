@@ -83,6 +83,9 @@ fn what_is_never_acknowledged_is_tried_again_and_set_aside_and_replayed() {
     }
     let listed = until("the letter", || Some(letters(&server, "jobs")).filter(|letters| !letters.is_empty()));
     assert_eq!(listed.len(), 1);
+    // A shard reports at the end of its turn, a letter is there before that.
+    let sums = || ["hubbub_redelivered_total", "hubbub_dead_letters_total"].map(|name| server.metrics().sum(name, &[]));
+    until("the figures", || (sums() == [2, 1]).then_some(()));
     let letter = &listed[0];
     assert_eq!((&letter["user"], &letter["seq"], &letter["reason"]), (&json!("bob"), &json!(1), &json!("attempts")));
     assert_eq!((&letter["attempts"], &letter["content"]), (&json!(3), &json!({"job": 1})));
