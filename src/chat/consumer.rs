@@ -42,7 +42,15 @@ pub(super) struct Sent {
 #[derive(Debug)]
 struct Letter {
     letter: DeadLetter,
+    /// How often it had been sent before this replay.
+    attempts_before: u32,
     due_ms: u64,
+}
+
+impl Letter {
+    fn new(letter: DeadLetter) -> Self {
+        Self { attempts_before: letter.attempts, letter, due_ms: 0 }
+    }
 }
 
 /// What is to be done for a consumer next.
@@ -67,7 +75,7 @@ impl Consumer {
     pub(super) fn new(user: UserName, acked: Seq, before: Vec<(Seq, u32)>, letters: Vec<DeadLetter>) -> Self {
         let known = before.into_iter().filter(|(seq, _)| *seq > acked);
         let outstanding = known.map(|(seq, attempt)| Sent { seq, attempt, due_ms: 0 }).collect();
-        let letters = letters.into_iter().map(|letter| Letter { letter, due_ms: 0 }).collect();
+        let letters = letters.into_iter().map(Letter::new).collect();
         Self { user, ready: true, acked, outstanding, letters, armed_ms: None }
     }
 
@@ -97,14 +105,15 @@ impl Consumer {
     fn next_letter(&mut self, now_ms: u64, limits: &Limits) -> Option<Next> {
         let index = self.letters.iter().position(|letter| letter.due_ms <= now_ms)?;
         let entry = &mut self.letters[index];
-        // The attempts of a replay are counted beyond those that it died of.
+        // A replay has as many attempts as a new message, counted on from those that it died of.
         let attempt = entry.letter.attempts + 1;
-        if attempt > 2 * limits.ack_attempts_max {
+        let replayed = attempt - entry.attempts_before;
+        if replayed > limits.ack_attempts_max {
             let letter = self.letters.remove(index)?.letter;
             return Some(Next::PutBack(Box::new(DeadLetter { replay: false, ..letter })));
         }
         entry.letter.attempts = attempt;
-        entry.due_ms = now_ms + backoff_ms(attempt.saturating_sub(limits.ack_attempts_max).max(1), limits);
+        entry.due_ms = now_ms + backoff_ms(replayed, limits);
         Some(Next::Letter(Arc::clone(&entry.letter.message), attempt))
     }
 
@@ -156,7 +165,7 @@ impl Consumer {
         for letter in letters {
             let known = self.letters.iter().any(|known| known.letter.message.seq == letter.message.seq);
             if !known {
-                self.letters.push_back(Letter { letter, due_ms: 0 });
+                self.letters.push_back(Letter::new(letter));
             }
         }
     }
