@@ -313,7 +313,11 @@ impl State {
     }
 
     /// Goes on with what had to wait for room in the queues of deliveries; false when there is nothing to poll for it.
+    #[inline]
     fn go_on(&mut self) -> bool {
+        if self.opened.is_empty() && !self.journal.has_settled() {
+            return false;
+        }
         self.settle_commits();
         self.unpark();
         !self.outputs.is_empty() || !self.deferred.is_empty()
