@@ -151,7 +151,10 @@ impl State {
             return;
         };
         let membership = self.sessions.get_mut(conn).and_then(|session| session.membership_in(id.slot));
-        if let Some((index, _)) = membership {
+        // Who is joining has left meanwhile, and is meant no more.
+        if let Some((index, membership)) = membership
+            && membership.state != MemberState::Joining
+        {
             self.send(conn, Event::Kicked { room, reason });
             self.drop_membership(conn, index, false);
         }

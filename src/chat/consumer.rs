@@ -129,9 +129,17 @@ impl Consumer {
         }
     }
 
-    /// Whether a message still waits to be acknowledged.
-    pub(super) fn waits_for(&self, seq: Seq) -> bool {
-        self.outstanding.binary_search_by_key(&seq, |sent| sent.seq).is_ok()
+    /// Whether a message is to be sent for the `attempt`-th time now.
+    pub(super) fn waits_for(&self, seq: Seq, attempt: u32, now_ms: u64) -> bool {
+        let index = self.outstanding.binary_search_by_key(&seq, |sent| sent.seq);
+        let sent = index.ok().and_then(|index| self.outstanding.get(index));
+        sent.is_some_and(|sent| sent.attempt + 1 == attempt && sent.due_ms <= now_ms)
+    }
+
+    /// What waits to be acknowledged of a stretch of the log: after the first position, before the second.
+    pub(super) fn waiting_between(&self, after: Seq, before: Seq) -> Vec<Seq> {
+        let within = self.outstanding.iter().filter(|sent| after < sent.seq && sent.seq < before);
+        within.map(|sent| sent.seq).collect()
     }
 
     /// Everything up to `seq` was handled; a letter is handled by its own position alone. The answer is the letter.
@@ -276,7 +284,9 @@ mod tests {
         assert_eq!(consumer.next(0, true, &limits), Next::Wait(Some(100)));
         assert!(consumer.acknowledge(Seq(10)).is_none());
         assert_eq!((consumer.acked, consumer.next(0, true, &limits)), (Seq(10), Next::New(10)));
-        assert!(!consumer.waits_for(Seq(10)) && consumer.waits_for(Seq(11)));
+        assert!(!consumer.waits_for(Seq(10), 2, 1_000) && consumer.waits_for(Seq(11), 2, 1_000));
+        assert!(!consumer.waits_for(Seq(11), 3, 1_000) && !consumer.waits_for(Seq(11), 2, 0));
+        assert_eq!(consumer.waiting_between(Seq(10), Seq(12)), [Seq(11)]);
         consumer.check();
     }
 

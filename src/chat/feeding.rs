@@ -163,23 +163,26 @@ impl State {
         let Some((consumer, sent)) = room.consumer_mut(from, seat) else {
             return;
         };
+        if fetch.attempt == 1 && fetch.after != sent {
+            // It was asked for a former membership on this very seat.
+            return;
+        }
         let Some(mut messages) = page else {
             consumer.ready = true;
             return self.arm_consumer(id, from, seat, Some(self.now.ms() + UNREADABLE_RETRY_MS));
         };
         if fetch.attempt > 1 {
-            messages.retain(|message| consumer.waits_for(message.seq));
+            // What comes before the first that is there, retention has taken.
+            let first = messages.first().map_or(trimmed.max(before).next(), |message| message.seq);
+            for seq in consumer.waiting_between(fetch.after, first) {
+                consumer.give_up(seq, sent);
+            }
+            messages.retain(|message| consumer.waits_for(message.seq, fetch.attempt, self.now.ms()));
         }
         if !messages.is_empty() {
             return self.send_fetched(id, (from, seat), messages, fetch.attempt);
         }
-        // Retention has taken what was to be sent.
         consumer.ready = true;
-        let gone: Vec<Seq> =
-            consumer.attempts().into_iter().map(|(seq, _)| seq).filter(|seq| *seq <= trimmed).collect();
-        for seq in gone {
-            consumer.give_up(seq, sent);
-        }
         if fetch.attempt == 1 {
             room.skip_to(from, seat, trimmed.max(before));
         }

@@ -95,7 +95,7 @@ impl State {
         let Some(session) = self.sessions.get_mut(conn) else {
             return;
         };
-        if session.phase == Phase::Connecting {
+        if session.phase == Phase::Connecting && session.resuming.is_none() {
             return self.close(conn, farewell.reason);
         }
         session.farewell.get_or_insert(farewell);

@@ -185,18 +185,26 @@ impl State {
     /// Writes what has changed of sessions, once each.
     pub(super) fn store_sessions(&mut self) {
         for conn in std::mem::take(&mut self.homes.changed) {
-            let Some(session) = self.sessions.get_mut(conn) else { continue };
-            session.changed = false;
-            let (stored, Some(id)) = (session.stored, session.id) else { continue };
-            let record = self.record_of(conn).filter(|record| self.is_durable(record));
-            if let Some(session) = self.sessions.get_mut(conn) {
-                session.stored = record.is_some();
-            }
-            match record {
-                Some(record) => self.journal.write_if_room(LogWrite::PutSession(Box::new(record))),
-                None if stored => self.journal.write_if_room(LogWrite::DropSession(id)),
-                None => {}
-            }
+            self.store_session(conn);
+        }
+    }
+
+    fn store_session(&mut self, conn: ConnId) {
+        let Some(session) = self.sessions.get_mut(conn) else {
+            return;
+        };
+        session.changed = false;
+        let (stored, Some(id)) = (session.stored, session.id) else {
+            return;
+        };
+        let record = self.record_of(conn).filter(|record| self.is_durable(record));
+        if let Some(session) = self.sessions.get_mut(conn) {
+            session.stored = record.is_some();
+        }
+        match record {
+            Some(record) => self.journal.write_if_room(LogWrite::PutSession(Box::new(record))),
+            None if stored => self.journal.write_if_room(LogWrite::DropSession(id)),
+            None => {}
         }
     }
 
@@ -210,10 +218,13 @@ impl State {
         let Some(record) = record else {
             return self.end_session(conn);
         };
+        if self.sessions.get(conn).is_some_and(|session| session.changed) {
+            self.store_session(conn);
+        }
         let Some(session) = self.sessions.get_mut(conn) else {
             return;
         };
-        (session.id, session.changed) = (None, false);
+        session.id = None;
         let stored = session.stored;
         self.keep_session(record, stored);
     }

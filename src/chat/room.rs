@@ -341,7 +341,7 @@ impl Room {
     ) -> Option<Chunk> {
         let (before, last) = (self.history.before(), self.history.last());
         let (occupant, cursor) = self.cursor_mut(from, seat)?;
-        if cursor != after {
+        if cursor != after || occupant.ack {
             return None;
         }
         // The store may know of a retention of which nothing was heard here yet, so what comes tells of the gap.

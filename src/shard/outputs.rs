@@ -187,7 +187,7 @@ impl Connection {
 
 /// Whether the event may end or renew a membership, or is a gap that the core tells.
 fn ends_or_renews(event: &Event) -> bool {
-    matches!(event, Event::Ok { body: Reply::Done | Reply::Joined(_), .. } | Event::Gap { .. })
+    matches!(event, Event::Ok { body: Reply::Done | Reply::Joined(_), .. } | Event::Gap { .. } | Event::Kicked { .. })
 }
 
 /// A ping without payload (RFC 6455, section 5.5.2), as a server sends it.

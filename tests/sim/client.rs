@@ -5,16 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use hubbub::chat::ConnKind;
-use hubbub::ids::Epoch;
+use hubbub::ids::{Epoch, Seq};
 use hubbub::message::close::{CloseReason, ErrorCode};
-use hubbub::message::command::{Command, CommandBody, Connect};
+use hubbub::message::command::{Command, CommandBody, Connect, Position, Resume as ResumeField};
 use hubbub::message::event::Event;
 
 use crate::env::Env;
 use crate::talk::{Labels, Talk, body_of, plain};
 use crate::truth::{Author, What};
 use crate::wire::{Item, Reader};
-use crate::witness::{Asked, Reaction, Witness};
+use crate::witness::{Asked, Fate, Lost, Reaction, Resume, Witness, dead_letters};
 
 /// What a connection sent and its shell has not read.
 #[derive(Clone, Debug)]
@@ -63,6 +63,11 @@ pub struct Client {
     positions: BTreeMap<usize, (Epoch, u64)>,
     /// Keys it has used.
     keys: Keys,
+    /// Its last session, and one before that it has already got back.
+    lost: Option<Lost>,
+    used: Option<Lost>,
+    /// A connection of its own that must be closed by now.
+    pub replaced: Option<Author>,
 }
 
 /// Keys that a client has used, by room.
@@ -113,6 +118,9 @@ impl Client {
             reader: Reader::default(),
             positions: BTreeMap::new(),
             keys: Keys::default(),
+            lost: None,
+            used: None,
+            replaced: None,
         }
     }
 
@@ -140,6 +148,7 @@ impl Client {
             Session::None => self.connect(env),
             Session::Relay(_) => self.act_in_relay(env),
             Session::Chat(witness) if witness.half_closed => Act::Nothing,
+            Session::Chat(witness) if witness.is_imposter() => Act::Abort,
             Session::Chat(_) if self.mute && !env.rng.chance(1, 20) => Act::Nothing,
             Session::Chat(witness) => {
                 let ends = env.rng.chance(1, env.plan.restlessness);
@@ -171,6 +180,11 @@ impl Client {
         }
         let mut witness = Witness::new(author);
         let ping_as_event = env.rng.chance(1, 2);
+        if let Some(resume) = self.session_to_ask_for(env) {
+            let connect = self.resume(&mut witness, resume, env);
+            self.session = Session::Chat(Box::new(witness));
+            return Act::Connect(ConnKind::Chat { connect: None, ping_as_event }, vec![connect]);
+        }
         let mut inbound = Vec::new();
         let mut connect = None;
         if env.rng.chance(1, 3) {
@@ -187,6 +201,57 @@ impl Client {
         }
         self.session = Session::Chat(Box::new(witness));
         Act::Connect(ConnKind::Chat { connect, ping_as_event }, inbound)
+    }
+
+    /// Half of the time the client wants its session back; at times it does what it must not.
+    fn session_to_ask_for(&mut self, env: &mut Env) -> Option<Resume> {
+        if let Some(lost) = self.used.take().filter(|_| env.rng.chance(1, 4)) {
+            env.seen.secrets_used_twice += 1;
+            return Some(Resume { lost, wrong_name: false, resumed: None });
+        }
+        if let Some(lost) = self.lost.clone().filter(|_| env.rng.chance(1, 16)) {
+            env.seen.imposters += 1;
+            return Some(Resume { lost, wrong_name: true, resumed: None });
+        }
+        let lost = self.lost.take().filter(|_| env.rng.chance(1, 2))?;
+        // Should the answer not arrive, nobody knows what has become of it.
+        self.lost =
+            Some(Lost { fate: if lost.fate == Fate::Gone { Fate::Gone } else { Fate::Unknown }, ..lost.clone() });
+        Some(Resume { lost, wrong_name: false, resumed: None })
+    }
+
+    /// The `connect` that asks for a session, with positions of most of its rooms.
+    fn resume(&mut self, witness: &mut Witness, mut resume: Resume, env: &mut Env) -> Inbound {
+        let mut rooms = Vec::new();
+        for (room, asked) in &mut resume.lost.rooms {
+            let known = self.positions.get(room).filter(|_| env.rng.chance(7, 8));
+            let name = env.plan.rooms[*room].clone();
+            asked.stored = env.store.log_of(&name).map(|(epoch, _)| epoch);
+            asked.since = known.map(|(epoch, seq)| Position { epoch: *epoch, seq: Seq(*seq) });
+            rooms.extend(asked.since.map(|since| (Cow::Owned(name.as_str().to_owned()), since)));
+        }
+        for (room, asked) in resume.lost.rooms.iter_mut().chain(&mut resume.lost.maybe) {
+            asked.dead = if asked.ack { dead_letters(*room, &self.user, env) } else { BTreeSet::new() };
+            asked.note_consumer(&self.user, env);
+        }
+        let name = if resume.wrong_name { IMPOSTER } else { &self.user };
+        let name = Some(Cow::Owned(name.to_owned()));
+        let session = resume.lost.session;
+        witness.resume = Some(resume);
+        witness.connected = true;
+        let body =
+            CommandBody::Connect(Connect { name, resume: Some(ResumeField { session, rooms }), ..Connect::default() });
+        Inbound::Command(Command { id: Some(witness.ask(Asked::Connect)), body })
+    }
+
+    /// The server has died, or stopped and started again.
+    pub fn restarted(&mut self, crash: bool, env: &mut Env) {
+        self.ended(None, false, env);
+        self.used = None;
+        if let Some(lost) = &mut self.lost {
+            let record = env.store.session(lost.session);
+            lost.restarted(crash, record, env);
+        }
     }
 
     /// Prepares for a connection on which `connect` is sent as a command.
@@ -248,6 +313,7 @@ impl Client {
                 }
                 (Item::Event(event), Session::Chat(witness)) => {
                     let reaction = witness.observe(&event, env);
+                    self.note_resumed(&event);
                     self.react(reaction, &mut out, env);
                     self.remember_positions();
                 }
@@ -259,6 +325,18 @@ impl Client {
             }
         }
         (out, None)
+    }
+
+    fn note_resumed(&mut self, event: &Event) {
+        let (Event::Welcome { .. }, Session::Chat(witness)) = (event, &self.session) else { return };
+        let Some(resume) = witness.resume.as_ref().filter(|resume| !resume.wrong_name) else { return };
+        if self.lost.as_ref().is_some_and(|lost| lost.session == resume.lost.session) {
+            self.lost = None;
+        }
+        if resume.resumed == Some(true) {
+            self.replaced = Some(resume.lost.author);
+            self.used = Some(Lost { fate: Fate::Gone, ..resume.lost.clone() });
+        }
     }
 
     fn react(&mut self, reaction: Reaction, out: &mut Vec<Inbound>, env: &mut Env) {
@@ -290,10 +368,13 @@ impl Client {
         }
     }
 
-    /// The connection is over; `reason` is the server's goodbye if there was one.
-    pub fn ended(&mut self, reason: Option<CloseReason>, env: &mut Env) {
+    /// The connection is over; `reason` is the server's goodbye if there was one. `vanished`: the client left.
+    pub fn ended(&mut self, reason: Option<CloseReason>, vanished: bool, env: &mut Env) {
         match std::mem::replace(&mut self.session, Session::None) {
             Session::Chat(witness) => {
+                if witness.has_session() && !witness.is_imposter() {
+                    self.lost = witness.lost(vanished, env);
+                }
                 self.keys.unsure.extend(witness.unsure_keys(env));
                 witness.end(reason, env)
             }
@@ -332,3 +413,6 @@ impl RelayWitness {
         }
     }
 }
+
+/// Not the name of any user.
+const IMPOSTER: &str = "imposter";

@@ -1,16 +1,18 @@
 //! What everything in a world shares: time, randomness, the record, and the first thing that went wrong.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use hubbub::clock::Time;
-use hubbub::ids::RoomName;
+use hubbub::ids::{RoomName, UserName};
 
 use crate::faults::Fault;
+use crate::letters::Consumed;
 use crate::plan::Plan;
 use crate::rng::Rng;
 use crate::seen::Seen;
 use crate::store::Store;
-use crate::truth::Truth;
+use crate::truth::{Author, Truth};
 use crate::view::Memory;
 use crate::wire::Wire;
 
@@ -31,6 +33,10 @@ pub struct Env {
     pub seen: Seen,
     /// Memberships that are over.
     pub past: Vec<Memory>,
+    /// Who consumes what, by room.
+    pub consumed: BTreeMap<(usize, UserName), Consumed>,
+    /// Who was welcomed on which connection.
+    pub users: BTreeMap<Author, UserName>,
     /// The server has begun to stop.
     pub draining: bool,
     violation: Option<String>,
@@ -59,6 +65,8 @@ impl Env {
             trace: Trace { on: traced, text: String::new() },
             seen: Seen::default(),
             past: Vec::new(),
+            consumed: BTreeMap::new(),
+            users: BTreeMap::new(),
             draining: false,
             violation: None,
         }

@@ -7,6 +7,7 @@
 mod client;
 mod env;
 mod faults;
+mod letters;
 mod link;
 mod mailbox;
 mod oracle;

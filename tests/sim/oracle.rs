@@ -23,6 +23,7 @@ pub fn judge(world: &mut World) {
         witness.check_answered(env);
         check_memberships(witness, env);
         for (room, view) in members(witness) {
+            witness.check_fed(room, view, env);
             check_people(witness, room, view, &present, env);
             check_signals(witness, room, view, env);
             check_deletions(witness, room, view, env);
@@ -31,6 +32,20 @@ pub fn judge(world: &mut World) {
     }
     let logs = env.truth.check_logs();
     env.check(logs);
+    check_consumers(world);
+}
+
+/// A user has at most one consumer in a room.
+fn check_consumers(world: &mut World) {
+    let mut consumers = BTreeSet::new();
+    let World { env, clients, .. } = world;
+    for witness in clients.iter().filter_map(Client::chat) {
+        for (room, _) in members(witness).filter(|(_, view)| view.fed.is_some()) {
+            if !consumers.insert((room, witness.user.clone())) {
+                env.fail(|| format!("{:?} is not the only one of its user to consume {room}", witness.author));
+            }
+        }
+    }
 }
 
 /// A newcomer asks for everything and says one word in each room: everybody must hear it, and nobody may have
@@ -174,7 +189,8 @@ fn check_publications(witness: &Witness, env: &mut Env) {
     let lost = env.truth.sent.iter().enumerate().find(|(_, sent)| {
         let view = witness.views.get(&sent.room).filter(|view| !view.leaving && view.since_step < sent.step);
         // What its own sender does not get may have been shown to nobody.
-        let comes_back = view.is_some_and(|view| sent.echo && sent.tag.as_ref().is_none_or(|tag| view.wants(tag)));
+        let comes_back = view
+            .is_some_and(|view| view.fed.is_none() && sent.echo && sent.tag.as_ref().is_none_or(|tag| view.wants(tag)));
         if sent.what != What::Message || (env.plan.is_durable(sent.room) && env.plan.store.fails()) {
             return false;
         }
@@ -221,6 +237,9 @@ fn check_heads(world: &mut World, probe: usize) {
 /// What a member passed over was not meant for it, nor was what it has not got up to `head`.
 fn check_stretch(memory: &Memory, head: u64, env: &mut Env) {
     let Memory { author, no_echo, room, view } = memory;
+    if view.fed.is_some() {
+        return;
+    }
     // Where a replay found nothing left, what comes is what is said from then on.
     let next = if view.loose_start { view.next.max(view.head + 1) } else { view.next };
     let tail = (next <= head).then_some((next, head));

@@ -112,6 +112,10 @@ impl Plan {
             presence_grace: Duration::from_millis(*rng.pick(&[500, 2_000, 5_000])),
             outbox_stall: Duration::from_millis(*rng.pick(&[500, 3_000, 10_000])),
             slow_consumer: policy,
+            ack_timeout: Duration::from_millis(*rng.pick(&[100, 500, 1_500])),
+            ack_timeout_max: Duration::from_millis(*rng.pick(&[800, 2_500])),
+            ack_attempts_max: *rng.pick(&[1, 2, 3, 5]),
+            session_ttl: Duration::from_millis(*rng.pick(&[1_000, 15_000, 120_000, 120_000])),
             ..Limits::default()
         };
         // Room for everything, for a chunk of a replay, for a few messages.
@@ -210,6 +214,16 @@ impl Plan {
 
     pub fn is_durable(&self, room: usize) -> bool {
         self.keeps[room] != Keep::Memory
+    }
+
+    pub fn session_ttl_ms(&self) -> u64 {
+        self.limits.session_ttl.as_millis() as u64
+    }
+
+    /// How long a consumer may take to acknowledge what it was sent so many times.
+    pub fn backoff_ms(&self, attempt: u32) -> u64 {
+        let doubled = (self.limits.ack_timeout.as_millis() as u64) << attempt.saturating_sub(1);
+        doubled.min(self.limits.ack_timeout_max.as_millis() as u64)
     }
 
     /// `life`: how often the server has started before.

@@ -23,7 +23,10 @@ impl World {
             self.env.check(stopped);
         }
         for client in &mut self.clients {
-            client.ended(None, &mut self.env);
+            client.restarted(crash, &mut self.env);
+        }
+        for consumed in self.env.consumed.values_mut() {
+            consumed.sent.clear();
         }
         self.env.life += 1;
         self.env.plan.shards = self.env.rng.range(1, 5) as u16;
@@ -50,6 +53,14 @@ impl World {
             let log = env.store.log_of(&env.plan.rooms[*room]);
             !log.is_some_and(|(now, log)| now.0 == *epoch && log.had(hubbub::ids::Seq(*seq)))
         });
+        for ((room, user), consumed) in env.consumed.clone() {
+            let Some((epoch, _)) = env.store.log_of(&env.plan.rooms[room]) else { continue };
+            let cursor = env.store.acked(epoch, &user).map_or(0, |cursor| cursor.0);
+            let acked = consumed.acked.get(&epoch.0).copied().unwrap_or_default();
+            if cursor < acked {
+                return env.fail(|| format!("{user:?} has acknowledged {acked} in {room}, the disk says {cursor}"));
+            }
+        }
         if let Some(lost) = lost.copied() {
             env.fail(|| format!("{lost:?} was durable and is gone"));
         }

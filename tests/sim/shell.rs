@@ -90,6 +90,10 @@ impl Shell {
         self.slots.iter().filter_map(|slot| slot.link.as_ref())
     }
 
+    pub fn links_mut(&mut self) -> impl Iterator<Item = &mut Link> {
+        self.slots.iter_mut().filter_map(|slot| slot.link.as_mut())
+    }
+
     fn link(&self, slot: u32) -> Option<&Link> {
         self.slots.get(slot as usize)?.link.as_ref()
     }
@@ -310,9 +314,16 @@ impl Shell {
             match output {
                 Output::Send { conn, event } => self.send(conn, Item::Event(event), env),
                 Output::Fanout { audience, event, except } => self.fan_out(audience, event, except, env),
-                Output::ReplayChunk { conn, audience, messages, attempt: _ } => {
+                Output::ReplayChunk { conn, audience, messages, attempt } => {
                     for message in messages {
-                        self.send(conn, Item::Event(Event::Message(message)), env);
+                        if let (Some(link), Some(room)) = (self.link(conn.slot), env.room(&message.room)) {
+                            env.note_sent(link.author, room, message.seq.0, attempt);
+                        }
+                        let event = match attempt {
+                            1 => Event::Message(message),
+                            _ => Event::Redelivered { message, attempt },
+                        };
+                        self.send(conn, Item::Event(event), env);
                     }
                     if let Some(link) = self.live_link(conn, env) {
                         link.replays_owed.push(audience);
@@ -346,6 +357,13 @@ impl Shell {
 
     fn send(&mut self, conn: ConnId, item: Item, env: &mut Env) {
         self.record(&item, env);
+        if let (Item::Event(Event::Welcome { body, .. }), Some(link)) = (&item, self.link(conn.slot)) {
+            env.users.insert(link.author, body.user.clone());
+        }
+        if let (Item::Event(Event::Ok { body: Reply::Joined(joined), .. }), Some(link)) = (&item, self.link(conn.slot))
+        {
+            env.note_joined(link.author, env.room(&joined.room));
+        }
         let frame = env.wire.encode(item.clone());
         self.push_spoilt(conn, frame, &item, env);
     }
@@ -429,6 +447,7 @@ impl Shell {
                 }
             }
             CloseReason::HandshakeTimeout => env.seen.handshake_timeouts += 1,
+            CloseReason::SessionResumed => env.seen.connections_replaced += 1,
             _ => {}
         }
     }
@@ -464,7 +483,9 @@ impl Shell {
 
 fn kind_of(item: &Item) -> Kind<'_> {
     match item {
-        Item::Event(Event::Message(message)) => Kind::Message { room: &message.room, seq: message.seq },
+        Item::Event(Event::Message(message) | Event::Redelivered { message, .. }) => {
+            Kind::Message { room: &message.room, seq: message.seq }
+        }
         Item::Event(Event::Signal(_)) => Kind::Signal,
         Item::Event(_) | Item::Ping => Kind::Control,
         Item::Goodbye(_) => Kind::Goodbye,
@@ -473,5 +494,8 @@ fn kind_of(item: &Item) -> Kind<'_> {
 
 /// Replies that may end or renew a membership come after what was skipped of the membership before.
 fn tells_gaps_first(item: &Item) -> bool {
-    matches!(item, Item::Event(Event::Gap { .. } | Event::Ok { body: Reply::Done | Reply::Joined(_), .. }))
+    matches!(
+        item,
+        Item::Event(Event::Gap { .. } | Event::Kicked { .. } | Event::Ok { body: Reply::Done | Reply::Joined(_), .. })
+    )
 }

@@ -8,8 +8,8 @@ mod image;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use hubbub::chat::log::{LogAnswer, LogBatch, LogEvent, LogFailure, LogHealth, LogRead};
-use hubbub::ids::{Epoch, RoomName, Seq};
+use hubbub::chat::log::{DeadLetter, LogAnswer, LogBatch, LogEvent, LogFailure, LogHealth, LogRead, SessionRecord};
+use hubbub::ids::{Epoch, RoomName, Seq, SessionId, UserName};
 use hubbub::limits::SEQ_JUMP;
 use hubbub::message::event::Message;
 
@@ -368,6 +368,26 @@ impl Store {
     /// What is on the disk of a room, if it has a log there.
     pub fn log_of(&self, room: &RoomName) -> Option<(Epoch, &Log)> {
         self.disk.log_of(room)
+    }
+
+    /// Dead letters of a room, as an operator reads them.
+    pub fn letters(&self, room: &RoomName) -> Vec<DeadLetter> {
+        self.live.letters(room)
+    }
+
+    /// Whether a message ever was a dead letter of this user, as far as a crash has not undone it.
+    pub fn was_letter(&self, epoch: Epoch, user: &UserName, seq: u64) -> bool {
+        self.live.was_letter(epoch, user, Seq(seq))
+    }
+
+    /// What a user has acknowledged for certain.
+    pub fn acked(&self, epoch: Epoch, user: &UserName) -> Option<Seq> {
+        self.disk.acked(epoch, user)
+    }
+
+    /// A session that is on the disk.
+    pub fn session(&self, id: SessionId) -> Option<SessionRecord> {
+        self.disk.session(id)
     }
 
     /// A message that is on the disk, or was until retention took it.

@@ -12,7 +12,7 @@ use hubbub::message::event::Role;
 use crate::client::{Inbound, Keys};
 use crate::env::Env;
 use crate::truth::{Author, Sent, What};
-use crate::witness::{Asked, JoinAsked, Witness};
+use crate::witness::{Asked, JoinAsked, Witness, dead_letters};
 
 /// One client's turn to speak.
 pub struct Talk<'a> {
@@ -43,18 +43,29 @@ impl Talk<'_> {
             self.ask(Asked::Connect, env);
             self.witness.connected = true;
         }
+        if let Some(resume) = self.witness.resume.as_ref().filter(|resume| resume.resumed.is_none()) {
+            let rooms = resume.lost.rooms.keys().copied().collect();
+            return self.pipeline(rooms, env);
+        }
         if env.plan.store.unreadable > 0 && (0..env.plan.rooms.len()).any(|room| !self.witness.is_settled(room)) {
             // What is said before a join is refused is refused as well; that would hide too much.
             return;
         }
-        let elsewhere: Vec<usize> =
-            (0..env.plan.rooms.len()).filter(|room| !self.witness.member_of.contains(room)).collect();
-        let here: Vec<usize> = self.witness.member_of.iter().copied().collect();
+        let (here, uncertain) = (self.witness.member_of.clone(), self.witness.uncertain());
+        let here: Vec<usize> = here.into_iter().filter(|room| !uncertain.contains(room)).collect();
+        let is_elsewhere = |room: &usize| !here.contains(room) && !uncertain.contains(room);
+        let elsewhere: Vec<usize> = (0..env.plan.rooms.len()).filter(is_elsewhere).collect();
+        if here.is_empty() && elsewhere.is_empty() {
+            return;
+        }
         if here.is_empty() || (!elsewhere.is_empty() && env.rng.chance(1, 8)) {
             let room = *env.rng.pick(&elsewhere);
             return self.join(room, env);
         }
         let room = *env.rng.pick(&here);
+        if self.consumes(room) && env.rng.chance(2, 5) {
+            return self.acknowledge(room, env);
+        }
         if env.rng.chance(4, env.plan.restlessness) {
             match env.rng.below(3) {
                 0 => return self.leave(room, env),
@@ -80,6 +91,15 @@ impl Talk<'_> {
             }
             _ => {}
         }
+    }
+
+    /// Asks what waits until the session has come.
+    fn pipeline(&mut self, rooms: Vec<usize>, env: &mut Env) {
+        if rooms.is_empty() || env.rng.chance(1, 2) {
+            return self.ask(Asked::Ping, env);
+        }
+        let room = *env.rng.pick(&rooms);
+        self.message(room, Labels { tag: None, key: None, echo: true }, true, env);
     }
 
     fn ask(&mut self, asked: Asked, env: &mut Env) {
@@ -115,7 +135,11 @@ impl Talk<'_> {
             (6, _) => asked.history = env.rng.range(1, 150),
             _ => {}
         }
-        if env.rng.chance(1, 6) {
+        if env.plan.is_durable(room) && env.rng.chance(1, 3) {
+            asked.ack = true;
+            asked.dead = dead_letters(room, self.user, env);
+            asked.note_consumer(self.user, env);
+        } else if env.rng.chance(1, 6) {
             asked.tags = vec![format!("t{}", env.rng.below(2))];
         }
         asked
@@ -130,13 +154,45 @@ impl Talk<'_> {
     fn leave(&mut self, room: usize, env: &mut Env) {
         self.witness.member_of.remove(&room);
         self.witness.has_left.insert(room);
-        if self.witness.url_joins.contains(&room) || env.rng.chance(3, 4) {
+        let is_coming = self.witness.url_joins.contains(&room) || self.witness.is_coming_back(room);
+        if is_coming || self.consumes(room) || env.rng.chance(3, 4) {
             return self.ask(Asked::Leave { room }, env);
         }
         // Without `id` there is no `ok`, so the client sees the end of it only when it joins again.
         self.witness.leave_silently(room);
         let body = CommandBody::Leave { room: name(room, env) };
         self.out.push(Inbound::Command(Command { id: None, body }));
+    }
+
+    /// Whether it acknowledges what it gets there, or will.
+    fn consumes(&self, room: usize) -> bool {
+        let asked = self
+            .witness
+            .asked
+            .values()
+            .any(|asked| matches!(asked, Asked::Join(to) | Asked::Switch { to, .. } if to.room == room && to.ack));
+        asked || self.witness.views.get(&room).is_some_and(|view| view.fed.is_some())
+    }
+
+    /// Some clients acknowledge often, some seldom, some never.
+    fn acknowledge(&mut self, room: usize, env: &mut Env) {
+        let Some(view) = self.witness.views.get(&room).filter(|view| !view.leaving) else { return };
+        let Some(fed) = view.fed.as_ref().filter(|fed| !fed.delivered.is_empty()) else { return };
+        if !env.rng.chance(self.witness.author.client % 3, 3) || !self.witness.is_settled(room) {
+            return;
+        }
+        let delivered: Vec<u64> = fed.delivered.keys().copied().collect();
+        let epoch = view.epoch;
+        let seq = if env.rng.chance(1, 2) { delivered[delivered.len() - 1] } else { *env.rng.pick(&delivered) };
+        let letter = fed.letters.contains(&seq);
+        let Some(user) = self.witness.user.clone() else { return };
+        let consumed = env.consumed.entry((room, user)).or_default();
+        consumed.ack_sent = consumed.ack_sent.max(seq);
+        if env.rng.chance(1, 4) {
+            let body = CommandBody::Ack { room: name(room, env), seq: Seq(seq) };
+            return self.out.push(Inbound::Command(Command { id: None, body }));
+        }
+        self.ask(Asked::Ack { room, epoch, seq, letter }, env);
     }
 
     fn switch(&mut self, from: usize, to: usize, env: &mut Env) {
@@ -252,11 +308,16 @@ impl Talk<'_> {
 
     /// Asks for what makes no sense: it is told so, and stays where it is.
     fn nonsense(&mut self, here: &[usize], env: &mut Env) {
-        let again = Join { room: name(*env.rng.pick(here), env), ..Join::default() };
+        // Out of a room that it consumes it may be put any time, and could join it again.
+        let here: Vec<usize> = here.iter().copied().filter(|room| !self.consumes(*room)).collect();
+        if here.is_empty() {
+            return;
+        }
+        let again = Join { room: name(*env.rng.pick(&here), env), ..Join::default() };
         let body = match env.rng.below(5) {
             0 => CommandBody::Join(Join { room: Cow::Borrowed("no\tname"), ..Join::default() }),
             1 => CommandBody::Join(again),
-            2 => CommandBody::Switch { from: name(*env.rng.pick(here), env), to: again },
+            2 => CommandBody::Switch { from: name(*env.rng.pick(&here), env), to: again },
             3 => CommandBody::Connect(Connect { name: Some(Cow::Borrowed("somebody else")), ..Connect::default() }),
             _ => {
                 let id = self.witness.ask(Asked::Refused(ErrorCode::UnknownType));
@@ -305,6 +366,7 @@ pub fn body_of(asked: &Asked, user: &str, env: &Env) -> CommandBody<'static> {
             CommandBody::Rooms { after: after.clone().map(Cow::Owned), limit: Some(*limit as u64) }
         }
         Asked::Ping => CommandBody::Ping,
+        Asked::Ack { room, seq, .. } => CommandBody::Ack { room: name(*room, env), seq: Seq(*seq) },
         Asked::Message { .. } | Asked::Signal { .. } | Asked::Refused(_) => {
             unreachable!("these are made where their content is")
         }
@@ -316,7 +378,7 @@ fn join_body(join: &JoinAsked, env: &Env) -> Join<'static> {
         room: name(join.room, env),
         since: join.since,
         history: join.history,
-        ack: false,
+        ack: join.ack,
         tags: join.tags.iter().cloned().map(Cow::Owned).collect(),
         presence: join.presence,
     }

@@ -6,6 +6,7 @@ use hubbub::ids::{Epoch, UserName};
 use hubbub::message::event::Role;
 
 use crate::truth::Author;
+use crate::witness::{Fed, JoinAsked};
 
 /// One membership.
 #[derive(Clone, Debug)]
@@ -24,6 +25,8 @@ pub struct View {
     pub replayed: bool,
     pub role: Role,
     pub tags: Vec<String>,
+    /// The fields of its join that a session keeps.
+    pub asked: JoinAsked,
     /// Positions that were passed over without a word; each must have been filtered out.
     pub jumps: Vec<(u64, u64)>,
     /// Messages read in full whose deletion would have to be told.
@@ -37,6 +40,8 @@ pub struct View {
     pub leaving: bool,
     /// Whom the client believes to be here, if it wanted to know.
     pub people: Option<People>,
+    /// Only of a consumer.
+    pub fed: Option<Fed>,
     pub last_timestamp: u64,
     pub last_numbers: BTreeMap<Author, usize>,
 }

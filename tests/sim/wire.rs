@@ -60,7 +60,7 @@ impl Reader {
 
 fn padding(item: &Item) -> usize {
     match item {
-        Item::Event(Event::Message(message)) => 60 + message.content.len(),
+        Item::Event(Event::Message(message) | Event::Redelivered { message, .. }) => 60 + message.content.len(),
         Item::Event(Event::Signal(signal)) => 40 + signal.content.len(),
         Item::Event(Event::Presence(presence)) => 40 + 12 * (presence.joined.len() + presence.left.len()),
         Item::Event(Event::Ok { body: Reply::History { messages, .. }, .. }) => 60 + 90 * messages.len(),

@@ -1,19 +1,24 @@
 //! One connection of the chat protocol as its client sees it: what it asked for, what it was told, and whether the
 //! two agree. Everything that can be judged at once is judged here; the rest is left to the end of the world.
 
+mod consumed;
 mod heard;
+mod resumed;
 mod told;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hubbub::ids::{Epoch, UserName};
+use hubbub::ids::{Epoch, SessionId, UserName};
 use hubbub::message::close::{CloseReason, ErrorCode};
 use hubbub::message::command::{HistoryFrom, Position};
-use hubbub::message::event::{Event, Joined, Reply, Role};
+use hubbub::message::event::{Event, Joined, Reply, Role, Welcome};
 
 use crate::env::Env;
 use crate::truth::Author;
 use crate::view::{Memory, People, View};
+
+pub use consumed::{Fed, dead_letters};
+pub use resumed::{Fate, Lost, Resume};
 
 /// What a connection knows.
 #[derive(Debug)]
@@ -45,6 +50,15 @@ pub struct Witness {
     pub has_left: BTreeSet<usize>,
     /// Joins after which a `leave` without `id` was sent, before they were answered.
     left_silently: BTreeSet<u64>,
+    /// Its session's secret.
+    session: Option<SessionId>,
+    /// The session it asked for.
+    pub resume: Option<Resume>,
+    /// Rooms of that session that must come back, and rooms that may.
+    resumed_due: BTreeMap<usize, JoinAsked>,
+    resumed_maybe: BTreeMap<usize, JoinAsked>,
+    /// Rooms in which another connection consumes in its place.
+    pub kicked: BTreeSet<usize>,
     next_id: u64,
 }
 
@@ -88,6 +102,13 @@ pub enum Asked {
         limit: usize,
     },
     Ping,
+    Ack {
+        room: usize,
+        epoch: Epoch,
+        seq: u64,
+        /// It is a dead letter that is acknowledged, and nothing before it.
+        letter: bool,
+    },
     /// Refused whatever it asks, with this code.
     Refused(ErrorCode),
 }
@@ -100,6 +121,9 @@ pub struct JoinAsked {
     pub history: u64,
     pub tags: Vec<String>,
     pub presence: bool,
+    pub ack: bool,
+    /// Its user's dead letters when this was asked.
+    pub dead: BTreeSet<u64>,
     /// The room's log on the disk when this was asked.
     pub stored: Option<Epoch>,
 }
@@ -135,6 +159,11 @@ impl Witness {
             barred: BTreeSet::new(),
             has_left: BTreeSet::new(),
             left_silently: BTreeSet::new(),
+            session: None,
+            resume: None,
+            resumed_due: BTreeMap::new(),
+            resumed_maybe: BTreeMap::new(),
+            kicked: BTreeSet::new(),
             next_id: 1,
         }
     }
@@ -155,7 +184,8 @@ impl Witness {
             Asked::Switch { from, to } => *from == room || to.room == room,
             _ => false,
         };
-        !self.url_joins.contains(&room) && !self.asked.values().any(moves)
+        let comes = self.url_joins.contains(&room) || self.resumed_due.contains_key(&room);
+        !comes && !self.asked.values().any(moves)
     }
 
     /// A `leave` without `id` is being sent: its room's membership ends unseen.
@@ -173,7 +203,7 @@ impl Witness {
     /// Judges one event.
     pub fn observe(&mut self, event: &Event, env: &mut Env) -> Reaction {
         match event {
-            Event::Welcome { id, body } => self.on_welcome(*id, &body.user, env),
+            Event::Welcome { id, body } => self.on_welcome(*id, body, env),
             Event::Ok { id, body } => return self.on_ok(*id, body, env),
             Event::Error { id, code, message } => self.on_error(*id, *code, message, env),
             Event::Pong { id } => self.on_pong(*id, env),
@@ -187,7 +217,9 @@ impl Witness {
                 env.fail(|| format!("{:?} was told again, or for nothing, of a close", self.author))
             }
             Event::Ping => return Reaction::Pong,
-            Event::Redelivered { .. } | Event::Receipt { .. } | Event::Kicked { .. } => {
+            Event::Redelivered { message, attempt } => self.on_redelivered(message, *attempt, env),
+            Event::Kicked { room, .. } => self.on_kicked(env.room(room), env),
+            Event::Receipt { .. } => {
                 env.fail(|| format!("{:?} was told {event:?}, for which it did not ask", self.author));
             }
             Event::Relay(_) => env.fail(|| "a chat connection got a relayed frame".into()),
@@ -195,7 +227,7 @@ impl Witness {
         Reaction::None
     }
 
-    fn on_welcome(&mut self, id: Option<u64>, user: &UserName, env: &mut Env) {
+    fn on_welcome(&mut self, id: Option<u64>, welcome: &Welcome, env: &mut Env) {
         let expected = match id {
             Some(id) => self.asked.remove(&id) == Some(Asked::Connect),
             None => true,
@@ -203,7 +235,8 @@ impl Witness {
         if !expected || self.user.is_some() {
             env.fail(|| format!("{:?}: unexpected welcome {id:?}", self.author));
         }
-        self.user = Some(user.clone());
+        self.user = Some(welcome.user.clone());
+        self.on_session(welcome, env);
     }
 
     fn on_pong(&mut self, id: Option<u64>, env: &mut Env) {
@@ -225,10 +258,14 @@ impl Witness {
             (Asked::Join(join), Reply::Joined(joined)) => return self.enter(Some(id), &join, joined, env),
             (Asked::Switch { from, to }, Reply::Joined(joined)) => {
                 env.seen.switches += 1;
-                self.exit(from, env);
+                if self.views.contains_key(&from) || !self.kicked.contains(&from) {
+                    self.exit(from, env);
+                }
                 return self.enter(Some(id), &to, joined, env);
             }
             (Asked::Leave { room }, Reply::Done) => self.exit(room, env),
+            (Asked::Ack { room, epoch, seq, letter: false }, Reply::Done) => self.on_acked(room, epoch, seq, env),
+            (Asked::Ack { .. }, Reply::Done) => {}
             (Asked::Message { room, number }, Reply::Sent { room: name, seq, timestamp, durable, duplicate }) => {
                 if env.room(name) != Some(room) {
                     env.fail(|| format!("message {number} went to {name:?}"));
@@ -267,6 +304,9 @@ impl Witness {
             env.fail(|| format!("{:?}: ok without id: {body:?}", self.author));
             return Reaction::None;
         };
+        if let Some(asked) = env.room(&joined.room).and_then(|room| self.take_resumed(room, env)) {
+            return self.enter(None, &asked, joined, env);
+        }
         if self.url_joins.first().copied() != env.room(&joined.room) || self.user.is_none() {
             env.fail(|| format!("{:?}: ok for {:?}, the URL says {:?}", self.author, joined.room, self.url_joins));
             return Reaction::None;
@@ -305,6 +345,7 @@ impl Witness {
             replayed,
             role: joined.role,
             tags: asked.tags.clone(),
+            asked: asked.clone(),
             jumps: Vec::new(),
             readable: BTreeSet::new(),
             told_deleted: BTreeSet::new(),
@@ -313,6 +354,7 @@ impl Witness {
             since_step: env.step,
             leaving: id.is_some_and(|id| self.left_silently.remove(&id)),
             people: asked.presence.then(People::default),
+            fed: asked.ack.then(|| Fed { dead: asked.dead.clone(), ..Fed::default() }),
             last_timestamp: 0,
             last_numbers: BTreeMap::new(),
         };
@@ -359,7 +401,7 @@ impl Witness {
         }
         if reason == Some(CloseReason::Normal) {
             self.check_answered(env);
-            let is_cut = |view: &View| !view.leaving && !view.loose_start && view.tags.is_empty();
+            let is_cut = |view: &View| !view.leaving && view.fed.is_none() && !view.loose_start && view.tags.is_empty();
             let misses = |room: usize, view: &View| env.truth.alive_from(room, view.epoch.0, view.next) <= view.head;
             let cut = self.views.iter().find(|(room, view)| misses(**room, view) && is_cut(view));
             if let Some((room, view)) = cut.filter(|(room, _)| !self.no_echo.contains(room)) {
@@ -384,10 +426,9 @@ impl Witness {
         if let Some((id, asked)) = self.asked.first_key_value() {
             env.fail(|| format!("{:?}: {id} {asked:?} was never answered", self.author));
         }
-        if !self.url_joins.is_empty() || self.errors_due > 0 {
-            env.fail(|| {
-                format!("{:?}: joins {:?}, {} errors never came", self.author, self.url_joins, self.errors_due)
-            });
+        let Self { author, url_joins, resumed_due, errors_due, .. } = self;
+        if !url_joins.is_empty() || !resumed_due.is_empty() || (*errors_due > 0 && self.kicked.is_empty()) {
+            env.fail(|| format!("{author:?}: {url_joins:?}, {resumed_due:?}, {errors_due} errors never came"));
         }
     }
 }

@@ -10,6 +10,7 @@ use hubbub::limits::ROOM_IDLE_KEEP_MS;
 use crate::client::{Act, Client, Inbound, Session};
 use crate::env::Env;
 use crate::faults::Fault;
+use crate::link::Link;
 use crate::mailbox::Mailbox;
 use crate::oracle;
 use crate::plan::Plan;
@@ -91,6 +92,12 @@ impl World {
         let lane = || Lane { deliveries: Mailbox::new(capacity), requests: Mailbox::new(capacity) };
         self.lanes = ids.iter().map(|_| ids.iter().map(|_| lane()).collect()).collect();
         self.env.store.start(self.env.plan.shards);
+        // The sessions that were kept come before anybody asks for one.
+        for shard in 0..self.shells.len() {
+            while let Some(event) = self.env.store.take_event(shard) {
+                self.shells[shard].give(Input::Log(event), &mut self.env);
+            }
+        }
     }
 
     fn live(&mut self) {
@@ -110,6 +117,9 @@ impl World {
             self.env.store.misbehave(self.env.now.us);
             if let Some((_, crash)) = self.env.plan.stops.iter().find(|(at, _)| *at as u64 == step).copied() {
                 self.restart(crash);
+            }
+            if self.env.rng.chance(1, 60) {
+                self.order_letters();
             }
             let us = match self.env.rng.below(self.env.plan.patience) {
                 0 => self.env.rng.range(300_000, 2_500_000),
@@ -176,13 +186,36 @@ impl World {
     }
 
     fn abort(&mut self, client: usize) {
-        self.env.note(|| format!("client {client} vanishes"));
+        // The server may not notice for long.
+        let silently = self.env.rng.chance(1, 4);
+        self.env.note(|| format!("client {client} vanishes, silently {silently}"));
         if let Some((shard, slot)) = self.clients[client].link
             && let Some(link) = self.shells[shard].link_mut(slot)
+            && !silently
         {
             link.vanish(&mut self.env);
         }
-        self.clients[client].ended(None, &mut self.env);
+        self.clients[client].ended(None, true, &mut self.env);
+    }
+
+    /// A connection whose session has gone to another one is closed.
+    fn check_replaced(&mut self, client: usize) {
+        let Some(author) = self.clients[client].replaced.take() else { return };
+        let mut links = self.shells.iter().flat_map(Shell::links);
+        let is_open = |link: &&Link| link.author == author && link.closing.is_none() && !link.gone;
+        if links.any(|link| is_open(&link)) {
+            self.env.fail(|| format!("{author:?} is open, and its session is another's"));
+        }
+    }
+
+    /// Connections that their clients have given up, and of which the server does not know.
+    fn cut_forgotten(&mut self) {
+        let current: Vec<Author> =
+            self.clients.iter().filter(|client| client.link.is_some()).map(Client::author).collect();
+        let links = self.shells.iter_mut().flat_map(Shell::links_mut);
+        for link in links.filter(|link| !current.contains(&link.author)) {
+            link.vanish(&mut self.env);
+        }
     }
 
     /// One thing happens at a shard, if there is anything to do. When `wild`, slow clients seldom read.
@@ -258,11 +291,12 @@ impl World {
             Effect::Bytes(author, bytes) if self.is_on(author) => {
                 let (answers, goodbye) = self.clients[author.client].receive(&bytes, &mut self.env);
                 self.send(author.client, answers);
+                self.check_replaced(author.client);
                 if goodbye.is_some() {
-                    self.clients[author.client].ended(goodbye, &mut self.env);
+                    self.clients[author.client].ended(goodbye, false, &mut self.env);
                 }
             }
-            Effect::Over(author) if self.is_on(author) => self.clients[author.client].ended(None, &mut self.env),
+            Effect::Over(author) if self.is_on(author) => self.clients[author.client].ended(None, false, &mut self.env),
             Effect::Bytes(..) | Effect::Over(_) => {}
         }
         true
@@ -300,6 +334,7 @@ impl World {
     /// Stops the clients' doings and lets every deadline pass that could change anything.
     fn come_to_rest(&mut self) {
         self.env.store.calm(self.env.now.us);
+        self.cut_forgotten();
         for client in 0..self.clients.len() {
             self.clients[client].slow = false;
             if std::mem::replace(&mut self.clients[client].mute, false) && self.clients[client].link.is_some() {
@@ -350,6 +385,7 @@ impl World {
         } else {
             self.all_leave()
         }
+        self.cut_forgotten();
         self.let_time_pass(SETTLE_MS);
         if let Some(unrest) = self.unrest() {
             self.env.fail(|| unrest);

@@ -3,10 +3,10 @@
 use super::{only, owned_by};
 use crate::chat::driver::{World, join, message};
 use crate::chat::{ConnKind, Input};
-use crate::ids::{ConnId, Member};
+use crate::ids::{ConnId, Member, SessionId};
 use crate::limits::{DRAIN_BATCH, Limits};
 use crate::message::close::CloseReason;
-use crate::message::command::{CommandBody, Join};
+use crate::message::command::{CommandBody, Connect, Join, Resume};
 use std::time::Duration;
 
 fn seconds(seconds: u64) -> Duration {
@@ -126,6 +126,21 @@ fn a_half_closed_connection_is_answered_and_then_closed() {
         assert_eq!(log.last().unwrap(), "close normal");
         world.check();
     }
+}
+
+#[test]
+fn a_half_closed_connection_that_asked_for_a_session_is_welcomed() {
+    let mut world = World::new(2);
+    let ann = world.open(0, ConnKind::Chat { connect: None, ping_as_event: true });
+    let resume = Resume { session: SessionId(1 << 112), rooms: Vec::new() };
+    let connect = Connect { name: Some("ann".into()), resume: Some(resume), ..Connect::default() };
+    world.command(ann, Some(1), CommandBody::Connect(connect));
+    world.input(ann.shard, Input::Finished { conn: ann.conn, reason: CloseReason::Normal, reads_on: true });
+    world.pump();
+    let log = world.log(ann);
+    assert_eq!(only(&log, &["welcome"]).len(), 1, "{log:?}");
+    assert_eq!(log.last().unwrap(), "close normal");
+    world.check();
 }
 
 #[test]

@@ -25,7 +25,7 @@ impl Shell {
     /// The oracle learns of every message that a core lets out.
     pub(super) fn record(&self, item: &Item, env: &mut Env) {
         match item {
-            Item::Event(Event::Message(message)) => {
+            Item::Event(Event::Message(message) | Event::Redelivered { message, .. }) => {
                 let published = env.truth.publish(message);
                 env.check(published);
             }

@@ -2,12 +2,14 @@
 //!
 //! Invariant: an image is changed by whole batches alone, and by retention.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hubbub::chat::log::{CursorKind, DeadLetter, Jump, LogAnswer, LogBatch, LogKey, LogState, LogWrite, SessionRecord};
-use hubbub::ids::{Epoch, RoomName, Seq, UserName};
+use hubbub::chat::log::{
+    CursorKind, DeadLetter, DeadReason, Jump, LogAnswer, LogBatch, LogKey, LogState, LogWrite, SessionRecord,
+};
+use hubbub::ids::{Epoch, RoomName, Seq, SessionId, UserName};
 use hubbub::limits::REPLAYED_LETTERS_MAX;
 use hubbub::message::event::Message;
 
@@ -19,6 +21,8 @@ pub struct Image {
     epochs: BTreeMap<RoomName, Epoch>,
     cursors: BTreeMap<(u64, UserName, CursorKind), Seq>,
     letters: BTreeMap<(u64, UserName, Seq), DeadLetter>,
+    /// What ever was a letter.
+    given_up: BTreeSet<(u64, UserName, Seq)>,
     sessions: BTreeMap<u128, SessionRecord>,
 }
 
@@ -91,6 +95,7 @@ impl Image {
             }
             LogWrite::AddLetter(letter) => {
                 let name = (letter.epoch.0, letter.user.clone(), letter.message.seq);
+                self.given_up.insert(name.clone());
                 self.letters.insert(name, (**letter).clone());
                 Ok(())
             }
@@ -122,6 +127,23 @@ impl Image {
     pub fn sessions(&self, shard: u16, shards: u16) -> Vec<SessionRecord> {
         let of_shard = self.sessions.iter().filter(|(id, _)| (**id >> 112) as u16 % shards == shard);
         of_shard.map(|(_, session)| session.clone()).collect()
+    }
+
+    pub fn letters(&self, room: &RoomName) -> Vec<DeadLetter> {
+        let Some((epoch, _)) = self.log_of(room) else { return Vec::new() };
+        self.letters.values().filter(|letter| letter.epoch == epoch).cloned().collect()
+    }
+
+    pub fn was_letter(&self, epoch: Epoch, user: &UserName, seq: Seq) -> bool {
+        self.given_up.contains(&(epoch.0, user.clone(), seq))
+    }
+
+    pub fn acked(&self, epoch: Epoch, user: &UserName) -> Option<Seq> {
+        self.cursors.get(&(epoch.0, user.clone(), CursorKind::Ack)).copied()
+    }
+
+    pub fn session(&self, id: SessionId) -> Option<SessionRecord> {
+        self.sessions.get(&id.0).cloned()
     }
 
     /// What there is of a room, after so many unclean stops.
@@ -169,6 +191,22 @@ impl Image {
     /// Takes everything of a room up to a position, which must be there.
     pub fn trim(&mut self, epoch: Epoch, upto: Seq) {
         if let Some(log) = self.logs.get_mut(&epoch.0) {
+            let acked = self.cursors.iter().filter(|((of, _, kind), _)| *of == epoch.0 && *kind == CursorKind::Ack);
+            for ((_, user, _), acked) in acked {
+                for (seq, message) in log.messages.range(acked.next()..).take_while(|(seq, _)| **seq <= upto) {
+                    self.given_up.insert((epoch.0, user.clone(), *seq));
+                    let letter = DeadLetter {
+                        epoch,
+                        user: user.clone(),
+                        message: Arc::clone(message),
+                        reason: DeadReason::Retention,
+                        attempts: 0,
+                        at_ms: 0,
+                        replay: false,
+                    };
+                    self.letters.entry((epoch.0, user.clone(), *seq)).or_insert(letter);
+                }
+            }
             log.messages = log.messages.split_off(&upto.next());
             log.trimmed = log.trimmed.max(upto);
         }

@@ -19,6 +19,9 @@ impl Witness {
         let Some(view) = self.views.get_mut(&room) else {
             return env.fail(|| format!("{author:?} is not in {room} and got {message:?}"));
         };
+        if view.fed.is_some() {
+            return self.on_fed(room, message, 1, env);
+        }
         let seq = message.seq.0;
         let early = env.plan.is_durable(room) && !env.store.has(&message.room, message.seq);
         env.seen.heard_before_the_disk += u64::from(early);
@@ -54,6 +57,15 @@ impl Witness {
         }
     }
 
+    pub(super) fn on_redelivered(&mut self, message: &Message, attempt: u32, env: &mut Env) {
+        let room = env.room(&message.room);
+        let consumes = |room: &usize| self.views.get(room).is_some_and(|view| view.fed.is_some());
+        match room.filter(consumes) {
+            Some(room) if attempt > 1 => self.on_fed(room, message, attempt, env),
+            _ => env.fail(|| format!("{:?} got {message:?} for the {attempt}th time", self.author)),
+        }
+    }
+
     pub(super) fn on_gap(&mut self, room: Option<usize>, from: u64, to: u64, env: &mut Env) {
         let author = self.author;
         let Some((room, view)) = room.and_then(|room| Some((room, self.views.get_mut(&room)?))) else {
@@ -61,6 +73,10 @@ impl Witness {
         };
         if env.truth.was_told((author, room, from, to)) {
             env.seen.outbox_gaps += 1;
+            if view.fed.is_some() {
+                // It comes again.
+                return;
+            }
         } else {
             env.seen.retention_gaps += 1;
             let name = &env.plan.rooms[room];
