@@ -79,6 +79,8 @@ pub const UNSYNCED_BYTES_PER_SHARD_MAX: usize = 64 * 1024 * 1024;
 pub const KEY_WINDOW_MS: u64 = 5 * 60 * 1_000;
 /// Keys that one room remembers; past it the oldest are forgotten before their time.
 pub const KEYS_PER_ROOM_MAX: usize = 1_000_000;
+/// Keys that the rooms of one shard remember together; past it a room that uses a key forgets its oldest.
+pub const KEYS_PER_SHARD_MAX: usize = 2_000_000;
 /// Messages that may be sent to a consumer beyond what it has acknowledged.
 pub const ACK_WINDOW: usize = 256;
 /// Consumers of one room that are away and of whose attempts is known; of others they count from one again.

@@ -5,8 +5,9 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use hubbub::admin::AdminKey;
 use hubbub::config::layout::{Layout, Machine};
-use hubbub::config::{ConfigError, Invocation, Loaded, StoreAction, Subcommand};
+use hubbub::config::{Config, ConfigError, Invocation, Loaded, StoreAction, Subcommand};
 use hubbub::doctor::{self, Verdict};
 use hubbub::shard::{self, ServeError};
 use hubbub::store::offline::{self, Epochs, OfflineError};
@@ -32,7 +33,7 @@ fn run(invocation: &Invocation) -> Result<ExitCode, ConfigError> {
         Subcommand::Serve => serve(&loaded),
         Subcommand::CheckConfig { explain } => check_config(&loaded, *explain),
         Subcommand::Doctor => Ok(examine(&loaded)),
-        Subcommand::Store(action) => Ok(tend_store(&loaded.config.data_dir, action)),
+        Subcommand::Store(action) => Ok(tend_store(&loaded.config, action)),
     }
 }
 
@@ -73,20 +74,30 @@ fn examine(loaded: &Loaded) -> ExitCode {
     if checks.iter().any(|check| check.verdict == Verdict::Fatal) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-fn tend_store(dir: &Path, action: &StoreAction) -> ExitCode {
-    try_tend_store(dir, action).unwrap_or_else(|error| {
+fn tend_store(config: &Config, action: &StoreAction) -> ExitCode {
+    try_tend_store(config, action).unwrap_or_else(|error| {
         complain(&error);
         ExitCode::FAILURE
     })
 }
 
-fn try_tend_store(dir: &Path, action: &StoreAction) -> Result<ExitCode, OfflineError> {
+fn try_tend_store(config: &Config, action: &StoreAction) -> Result<ExitCode, OfflineError> {
+    let dir = &config.data_dir;
     match action {
         StoreAction::Check { output } => {
             let checked = offline::write_output(output.as_deref(), |out| offline::check(dir, out))?;
             return Ok(if checked.findings == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-        StoreAction::Export { output } | StoreAction::Backup { output } => {
+        StoreAction::Backup { admin: Some(address), output } => {
+            let key = authorization(address, config.admin_key_file.as_deref())?;
+            let counts = offline::write_output(output.as_deref(), |out| offline::fetch(address, &key, out))?;
+            complain(&format_args!("wrote {counts}"));
+        }
+        StoreAction::Backup { admin: None, output } => {
+            let counts = offline::write_output(output.as_deref(), |out| offline::backup(dir, out))?;
+            complain(&format_args!("wrote {counts}"));
+        }
+        StoreAction::Export { output } => {
             let counts = offline::write_output(output.as_deref(), |out| offline::export(dir, out))?;
             complain(&format_args!("wrote {counts}"));
         }
@@ -101,6 +112,16 @@ fn try_tend_store(dir: &Path, action: &StoreAction) -> Result<ExitCode, OfflineE
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The header for the server at this address.
+fn authorization(address: &str, key_file: Option<&Path>) -> Result<Vec<u8>, OfflineError> {
+    let Some(path) = key_file else {
+        let what = "it wants the admin key: name its file with --admin-key-file".to_owned();
+        return Err(OfflineError::Server { address: address.to_owned(), what });
+    };
+    let key = AdminKey::read(path).map_err(|source| OfflineError::Io { what: path.display().to_string(), source })?;
+    Ok(key.header())
 }
 
 #[expect(clippy::print_stderr, reason = "before there is a log, and after it")]

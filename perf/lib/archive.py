@@ -110,12 +110,12 @@ def write_summary(path, title, entries, notes):
 
 def summary_row(path, one):
     row, name = one["results"], one["name"]
-    files = [f"[{ending}]({name}.{ending})" for ending in ("html", "json", "svg") if (path / f"{name}.{ending}").exists()]
+    result = f"[json]({name}.json)" if (path / f"{name}.json").exists() else ""
     times = [figures.duration(figures.number(row[f"deliver_{key}_us"])) for key in ("p50", "p99", "p99_9", "max")]
     memory = figures.number(row["memory_bytes"]) if (row["connected"] or 0) >= 5_000 else figures.NAN
     return [
         name,
-        " ".join(files),
+        result,
         figures.fixed(figures.number(row["cpu_us"]), 3, " µs"),
         figures.fixed(figures.number(row["cores"]), 3),
         *times,

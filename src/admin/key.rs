@@ -22,6 +22,12 @@ impl AdminKey {
         Ok(Self(key.into()))
     }
 
+    /// The value of the header that shows the key.
+    #[must_use]
+    pub fn header(&self) -> Vec<u8> {
+        [b"Bearer ", &*self.0].concat()
+    }
+
     /// Whether a request shows the key. Takes as long for a wrong key as for the right one.
     pub(super) fn is_shown(&self, headers: &HeaderMap) -> bool {
         let shown = headers.get(header::AUTHORIZATION).map(|value| value.as_bytes());

@@ -4,6 +4,7 @@
 //! thread itself, and [`spawn`] must come after every shard has taken a descriptor table of its own, or each of those
 //! tables would keep a copy of them. `/api` and `/debug` need the admin key.
 
+mod backup;
 mod key;
 mod letters;
 mod profile;

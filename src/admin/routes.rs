@@ -9,6 +9,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 
+use super::backup::{self, Vault};
 use super::key::AdminKey;
 use super::letters::{self, Desk};
 use super::{Subject, profile};
@@ -21,18 +22,22 @@ use crate::telemetry::render::{CONTENT_TYPE, Renderer};
 pub(super) fn router(subject: Subject) -> Router {
     let renderer = Arc::new(Renderer::new(subject.metrics));
     let health = Health { readiness: subject.readiness, store: subject.store.clone() };
+    let vault = subject.store.clone().map(Vault::new);
     let desk = subject.store.map(|reader| Desk { reader, order: subject.order });
     Router::new()
         .route("/metrics", get(metrics_text).with_state(renderer))
         .route("/healthz", get("ok\n"))
         .route("/readyz", get(ready).with_state(health))
-        .merge(guarded(subject.key, desk))
+        .merge(guarded(subject.key, desk, vault))
         .fallback(missing)
 }
 
 /// What only the admin key opens, whether it is there or not.
-fn guarded(key: Option<AdminKey>, desk: Option<Desk>) -> Router {
+fn guarded(key: Option<AdminKey>, desk: Option<Desk>, vault: Option<Vault>) -> Router {
     let mut routes = Router::new();
+    if let Some(vault) = vault {
+        routes = routes.route("/api/v1/store/backup", get(backup::backup).with_state(vault));
+    }
     if let Some(desk) = desk {
         let letters = get(letters::list).delete(letters::purge).with_state(desk.clone());
         routes = routes

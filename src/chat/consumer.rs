@@ -42,7 +42,15 @@ pub(super) struct Sent {
 #[derive(Debug)]
 struct Letter {
     letter: DeadLetter,
+    /// How often it had been sent before this replay.
+    attempts_before: u32,
     due_ms: u64,
+}
+
+impl Letter {
+    fn new(letter: DeadLetter) -> Self {
+        Self { attempts_before: letter.attempts, letter, due_ms: 0 }
+    }
 }
 
 /// What is to be done for a consumer next.
@@ -67,7 +75,7 @@ impl Consumer {
     pub(super) fn new(user: UserName, acked: Seq, before: Vec<(Seq, u32)>, letters: Vec<DeadLetter>) -> Self {
         let known = before.into_iter().filter(|(seq, _)| *seq > acked);
         let outstanding = known.map(|(seq, attempt)| Sent { seq, attempt, due_ms: 0 }).collect();
-        let letters = letters.into_iter().map(|letter| Letter { letter, due_ms: 0 }).collect();
+        let letters = letters.into_iter().map(Letter::new).collect();
         Self { user, ready: true, acked, outstanding, letters, armed_ms: None }
     }
 
@@ -97,21 +105,23 @@ impl Consumer {
     fn next_letter(&mut self, now_ms: u64, limits: &Limits) -> Option<Next> {
         let index = self.letters.iter().position(|letter| letter.due_ms <= now_ms)?;
         let entry = &mut self.letters[index];
-        // The attempts of a replay are counted beyond those that it died of.
+        // A replay has as many attempts as a new message, counted on from those that it died of.
         let attempt = entry.letter.attempts + 1;
-        if attempt > 2 * limits.ack_attempts_max {
+        let replayed = attempt - entry.attempts_before;
+        if replayed > limits.ack_attempts_max {
             let letter = self.letters.remove(index)?.letter;
             return Some(Next::PutBack(Box::new(DeadLetter { replay: false, ..letter })));
         }
         entry.letter.attempts = attempt;
-        entry.due_ms = now_ms + backoff_ms(attempt.saturating_sub(limits.ack_attempts_max).max(1), limits);
+        entry.due_ms = now_ms + backoff_ms(replayed, limits);
         Some(Next::Letter(Arc::clone(&entry.letter.message), attempt))
     }
 
     /// Messages are sent, for the first time or again.
     pub(super) fn sent(&mut self, messages: &[Arc<Message>], attempt: u32, now_ms: u64, limits: &Limits) {
         let due_ms = now_ms + backoff_ms(attempt, limits);
-        for message in messages {
+        // Retention may have overtaken what was read before.
+        for message in messages.iter().filter(|message| message.seq > self.acked) {
             match self.outstanding.binary_search_by_key(&message.seq, |sent| sent.seq) {
                 Ok(index) => self.outstanding[index] = Sent { seq: message.seq, attempt, due_ms },
                 Err(index) => self.outstanding.insert(index, Sent { seq: message.seq, attempt, due_ms }),
@@ -144,6 +154,14 @@ impl Consumer {
         None
     }
 
+    /// Retention took everything up to a position, and the store has put it with the dead letters.
+    pub(super) fn overtaken(&mut self, upto: Seq) {
+        while self.outstanding.front().is_some_and(|sent| sent.seq <= upto) {
+            self.outstanding.pop_front();
+        }
+        self.acked = self.acked.max(upto);
+    }
+
     /// A message is no longer waited for. `sent`: up to where messages were sent.
     pub(super) fn give_up(&mut self, seq: Seq, sent: Seq) {
         self.outstanding.retain(|entry| entry.seq != seq);
@@ -155,7 +173,7 @@ impl Consumer {
         for letter in letters {
             let known = self.letters.iter().any(|known| known.letter.message.seq == letter.message.seq);
             if !known {
-                self.letters.push_back(Letter { letter, due_ms: 0 });
+                self.letters.push_back(Letter::new(letter));
             }
         }
     }
@@ -269,6 +287,19 @@ mod tests {
         assert!(!consumer.waits_for(Seq(10), 2, 1_000) && consumer.waits_for(Seq(11), 2, 1_000));
         assert!(!consumer.waits_for(Seq(11), 3, 1_000) && !consumer.waits_for(Seq(11), 2, 0));
         assert_eq!(consumer.waiting_between(Seq(10), Seq(12)), [Seq(11)]);
+        consumer.check();
+    }
+
+    #[test]
+    fn what_retention_took_is_no_longer_waited_for() {
+        let (mut consumer, limits) = (consumer(), limits());
+        consumer.sent(&[message(1), message(2), message(3)], 1, 0, &limits);
+        consumer.overtaken(Seq(2));
+        assert_eq!(consumer.next(100, false, &limits), Next::Again { after: Seq(2), count: 1, attempt: 2 });
+        consumer.sent(&[message(2), message(3)], 2, 100, &limits);
+        assert_eq!((consumer.acked, consumer.attempts()), (Seq(2), vec![(Seq(3), 2)]), "read before it was taken");
+        consumer.overtaken(Seq(1));
+        assert_eq!(consumer.acked, Seq(2));
         consumer.check();
     }
 

@@ -1,13 +1,14 @@
 //! Positions of users in a durable room: what they have acknowledged, and what they have read.
 //!
-//! Invariants: a cursor never goes back. While a user has a member here, its cursors are in memory; they stay until
-//! what was written of them can be read from the store again.
+//! Invariants: a cursor never goes back. While a user has a member here, the cursors that it has are in memory; they
+//! stay until what was written of them can be read from the store again.
 
 use crate::chat::exchange::{Delivery, JoinRequest, Refusal, RoomId, RoomRef, Seat};
 use crate::chat::journal::{Answer, Waiter};
 use crate::chat::log::{CursorKind, LogAnswer, LogFailure, LogRead, LogWrite};
 use crate::chat::publish::NOT_MEMBER;
 use crate::chat::recall::{Asked, UNREADABLE};
+use crate::chat::room::Room;
 use crate::chat::state::State;
 use crate::ids::{Seq, ShardId, UserName};
 use crate::message::close::ErrorCode;
@@ -17,8 +18,6 @@ use crate::message::close::ErrorCode;
 pub(super) struct Reader {
     pub(super) ack: Option<Seq>,
     pub(super) read: Option<Seq>,
-    /// Members of this user.
-    pub(super) members: u32,
     /// The batch with what was written last.
     pub(super) ticket: u64,
 }
@@ -67,9 +66,11 @@ impl State {
             self.deliver(from, Delivery::JoinRefused { audience, conn, ticket, refusal: UNREADABLE });
             return self.settle_room(id);
         };
-        if let Some(user) = &join.user {
+        if let Some(user) = &join.user
+            && (ack.is_some() || read.is_some())
+        {
             // What is in memory is newer.
-            log.readers.entry(user.clone()).or_insert(Reader { ack, read, members: 0, ticket: 0 });
+            log.readers.entry(user.clone()).or_insert(Reader { ack, read, ticket: 0 });
         }
         self.enter_here(from, id, &join, letters);
     }
@@ -85,23 +86,21 @@ impl State {
         log.entering.len() < waiting
     }
 
-    /// Counts a user's members.
-    pub(super) fn count_reader(&mut self, id: RoomId, user: &UserName, enters: bool) {
-        let Some(log) = self.rooms.get_mut(id.slot, id.generation).and_then(|room| room.log.as_mut()) else {
+    /// A member has left: the cursors of users that are gone are forgotten once the store has them.
+    pub(super) fn forget_cursors(&mut self, id: RoomId, user: &UserName) {
+        let Some(room) = self.rooms.get_mut(id.slot, id.generation) else {
             return;
         };
-        let reader = log.readers.entry(user.clone()).or_default();
-        if enters {
-            reader.members += 1;
+        let (Some(log), Some(people)) = (&mut room.log, &room.people) else {
             return;
-        }
-        reader.members = reader.members.saturating_sub(1);
+        };
         let applied = self.journal.applied;
-        if reader.members == 0 && reader.ticket <= applied {
+        let stays = |user: &UserName, reader: &Reader| reader.ticket > applied || people.is_connected(user);
+        if log.readers.get(user).is_some_and(|reader| !stays(user, reader)) {
             log.readers.remove(user);
         }
         if log.readers.len() > READERS_SWEPT && log.readers.len().is_power_of_two() {
-            log.readers.retain(|_, reader| reader.members > 0 || reader.ticket > applied);
+            log.readers.retain(|user, reader| stays(user, reader));
         }
     }
 
@@ -192,5 +191,14 @@ impl State {
     }
 }
 
-/// Readers past which those without members are looked for.
+impl Room {
+    /// Messages after the user's read cursor, if it has one.
+    pub(super) fn unread(&self, user: &UserName) -> Option<u64> {
+        let log = self.log.as_ref()?;
+        let read = log.readers.get(user)?.read?;
+        Some(log.count_after(read, self.history.last()))
+    }
+}
+
+/// Readers past which those whose users are gone are looked for.
 const READERS_SWEPT: usize = 1_023;

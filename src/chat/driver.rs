@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::chat::exchange::{Delivery, Request};
+use crate::chat::log::{LogAnswer, LogEvent, LogFailure};
 use crate::chat::{AudienceId, ConnKind, CoreConfig, Handled, Input, Output, State};
 use crate::clock::Time;
 use crate::ids::{ConnId, Epoch, Member, Seq, ShardId};
@@ -63,7 +64,17 @@ impl World {
     }
 
     pub(super) fn with(shards: u16, exchange_backlog_max: usize, limits: Limits) -> Self {
-        let policies = Arc::new(RoomPolicies::memory(limits.history_size, limits.history_bytes));
+        let policies = RoomPolicies::memory(limits.history_size, limits.history_bytes);
+        Self::of(shards, exchange_backlog_max, limits, policies)
+    }
+
+    /// One whose rooms have a log; the test plays the store.
+    pub(super) fn durable(shards: u16) -> Self {
+        Self::of(shards, 1_024, Limits::default(), RoomPolicies::default())
+    }
+
+    fn of(shards: u16, exchange_backlog_max: usize, limits: Limits, policies: RoomPolicies) -> Self {
+        let policies = Arc::new(policies);
         let config = |shard| CoreConfig {
             policies: policies.clone(),
             shard: ShardId(shard),
@@ -217,6 +228,18 @@ impl World {
             self.poll(ShardId(shard));
         }
         !targets.is_empty()
+    }
+
+    /// Answers everything that a shard has asked the store, each with the same. How much that was.
+    pub(super) fn answer(&mut self, shard: u16, outcome: &Result<LogAnswer, LogFailure>) -> usize {
+        self.pump();
+        let mut answered = 0;
+        while let Some((token, _)) = self.states[usize::from(shard)].take_log_read() {
+            self.input(ShardId(shard), Input::Log(LogEvent::Read { token, outcome: outcome.clone() }));
+            answered += 1;
+        }
+        self.pump();
+        answered
     }
 
     /// What a client was sent since the last time.

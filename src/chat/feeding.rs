@@ -70,6 +70,9 @@ impl State {
                 Next::Again { after, count, attempt } => {
                     return self.fetch(id, (from, seat), Fetch { after, attempt }, count);
                 }
+                Next::GiveUp(_) if self.journal.refusal(false).is_some() => {
+                    return self.arm_consumer(id, from, seat, Some(self.now.ms() + UNSTORED_RETRY_MS));
+                }
                 Next::GiveUp(sent) => {
                     let Some(message) = room.history.get(sent.seq).cloned() else {
                         return self.fetch_to_give_up(id, (from, seat), sent);
@@ -357,5 +360,7 @@ impl State {
 
 /// How long a consumer waits while queues are full.
 const RETRY_MS: u64 = 100;
+/// How long nothing is given up while the store takes no letters.
+const UNSTORED_RETRY_MS: u64 = 1_000;
 /// How long a consumer waits after its messages could not be read.
 const UNREADABLE_RETRY_MS: u64 = 1_000;

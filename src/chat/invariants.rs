@@ -96,6 +96,8 @@ impl State {
             }
         }
         assert_eq!(weight, self.history_weight, "history is weighed");
+        let keys: usize = self.rooms.iter().map(|(_, _, room)| room.keys_len()).sum();
+        assert_eq!(keys, self.keys, "keys are counted");
         assert_eq!(self.idle_rooms.len(), self.rooms.iter().filter(|(_, _, room)| room.idle.is_some()).count());
         assert!(self.idle_rooms.is_empty() || self.idle_armed);
     }

@@ -87,6 +87,14 @@ pub(super) struct Place {
     index: usize,
 }
 
+impl Waiter {
+    /// The sender of a message, who is told when it is durable.
+    pub(super) fn of((shard, conn): (ShardId, ConnId), id: u64, message: &Message) -> Self {
+        let (room, seq, timestamp) = (message.room.clone(), message.seq, message.timestamp);
+        Self { shard, conn, id, answer: Answer::Sent { room, seq, timestamp, duplicate: false } }
+    }
+}
+
 impl Answer {
     pub(super) fn into_reply(self) -> Reply {
         match self {
@@ -118,6 +126,13 @@ impl Journal {
     /// Adds a change.
     pub(super) fn write(&mut self, write: LogWrite) {
         self.batch.writes.push(write);
+    }
+
+    /// Adds a change that may be left out while the store is far behind: a session is a convenience.
+    pub(super) fn write_if_room(&mut self, write: LogWrite) {
+        if !self.is_full() {
+            self.write(write);
+        }
     }
 
     /// Adds a message of a room, with those before it if they are still here. `bytes_before` counts up to it.
@@ -197,6 +212,12 @@ impl Journal {
             self.forget_buried();
         }
         Some(settled)
+    }
+
+    /// Whether [`Journal::next_settled`] has one.
+    #[inline]
+    pub(super) fn has_settled(&self) -> bool {
+        self.pending.front().is_some_and(|pending| pending.ticket <= self.synced)
     }
 
     /// Everyone who waits; they wait no more.

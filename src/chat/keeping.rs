@@ -93,6 +93,7 @@ impl State {
         if let Some(room) = self.rooms.remove(id.slot, id.generation) {
             self.room_by_name.remove(&room.name);
             self.history_weight -= room.history.weight();
+            self.keys -= room.keys_len();
         }
     }
 

@@ -31,9 +31,14 @@ impl Keys {
         self.used.get(&(user.clone(), Arc::clone(key))).copied()
     }
 
-    /// Notes that a key is used now; it is not in use yet.
-    pub(super) fn add(&mut self, user: UserName, key: Arc<str>, used: Used) {
-        if self.order.len() >= KEYS_PER_ROOM_MAX {
+    pub(super) fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Notes that a key is used now; it is not in use yet. `crowded`: the shard has too many already, so that an older
+    /// one goes for it.
+    pub(super) fn add(&mut self, user: UserName, key: Arc<str>, used: Used, crowded: bool) {
+        if crowded || self.order.len() >= KEYS_PER_ROOM_MAX {
             self.forget_oldest();
         }
         let entry = (user, key);
@@ -74,7 +79,7 @@ mod tests {
         let key: Arc<str> = "k".into();
         let used = Used { seq: Seq(3), timestamp: 1_000 };
         let mut keys = Keys::default();
-        keys.add(ann.clone(), Arc::clone(&key), used);
+        keys.add(ann.clone(), Arc::clone(&key), used, false);
         keys.check();
         assert_eq!(keys.find(&ann, &key, 1_000 + KEY_WINDOW_MS), Some(used));
         assert_eq!(keys.find(&bob, &key, 1_000), None);
@@ -82,5 +87,18 @@ mod tests {
         assert_eq!(keys.find(&ann, &key, 1_001 + KEY_WINDOW_MS), None);
         keys.check();
         assert!(keys.order.is_empty());
+    }
+
+    #[test]
+    fn in_a_crowd_the_oldest_goes() {
+        let ann = UserName::new("ann").unwrap();
+        let keys = ["a", "b", "c"].map(Arc::<str>::from);
+        let mut used = Keys::default();
+        for (n, key) in keys.iter().enumerate() {
+            used.add(ann.clone(), Arc::clone(key), Used { seq: Seq(n as u64), timestamp: 5 }, n == 2);
+        }
+        used.check();
+        let known = keys.each_ref().map(|key| used.find(&ann, key, 5).is_some());
+        assert_eq!((known, used.len()), ([false, true, true], 2));
     }
 }

@@ -160,9 +160,6 @@ impl State {
     /// Seats a member of whom everything is known.
     pub(super) fn enter_here(&mut self, from: ShardId, id: RoomId, join: &JoinRequest, letters: Vec<DeadLetter>) {
         let consumer = if join.ack { self.new_consumer(id, join, letters) } else { None };
-        if let Some(user) = &join.user {
-            self.count_reader(id, user, true);
-        }
         let Some(room) = self.rooms.get_mut(id.slot, id.generation) else {
             return;
         };
@@ -234,7 +231,7 @@ impl State {
             self.rest_consumer(id, from, seat, consumer);
         }
         if let Some(user) = &occupant.user {
-            self.count_reader(id, user, false);
+            self.forget_cursors(id, user);
         }
         self.arm(id);
         self.settle_room(id);

@@ -71,6 +71,11 @@ impl People {
         self.note_change(user, false);
     }
 
+    /// Whether a user is here with a connection, and not in grace.
+    pub(super) fn is_connected(&self, user: &UserName) -> bool {
+        self.users.get(user).is_some_and(|person| person.connections > 0)
+    }
+
     /// A connection of `user` has gone. If it was the last one, the user stays until `grace_until_ms`, or goes at
     /// once when there is none.
     pub(super) fn exit(&mut self, user: &UserName, grace_until_ms: Option<u64>) {

@@ -8,10 +8,12 @@ use std::sync::Arc;
 
 use crate::chat::exchange::{Count, Delivery, Draft, Refusal, RoomId};
 use crate::chat::journal::{Answer, Waiter};
+use crate::chat::keys::Used;
 use crate::chat::log::{LogBatch, LogHealth, LogRead, LogWrite};
 use crate::chat::room::Room;
 use crate::chat::state::{Deferred, State};
 use crate::ids::{ConnId, ShardId, UserName};
+use crate::limits::KEYS_PER_SHARD_MAX;
 use crate::message::close::ErrorCode;
 use crate::message::event::{Message, Reply};
 use crate::policy::Commit;
@@ -21,7 +23,7 @@ use crate::policy::Commit;
 pub(super) enum Published {
     /// This is the answer.
     Answered(Result<Reply, Refusal>),
-    /// The answer comes when the message is on the disk.
+    /// The answer comes when the message is on the disk; or nobody wants one.
     Waits,
 }
 
@@ -37,24 +39,13 @@ impl State {
         user: UserName,
         draft: Draft,
     ) -> Published {
+        let has_key = draft.key.is_some();
+        if has_key && let Some(used) = self.used_key(id, &user, draft.key.as_ref()) {
+            return self.answer_duplicate(id, sender, tag, used);
+        }
         let Some(room) = self.rooms.get_mut(id.slot, id.generation) else {
             return Published::Answered(Err(NOT_MEMBER));
         };
-        let waiter = |answer| tag.map(|id| Waiter { shard: sender.0, conn: sender.1, id, answer });
-        if let Some(used) = room.find_key(&user, draft.key.as_ref(), self.now) {
-            let (room_name, waits) = (room.name.clone(), room.log.is_some() && used.seq > room.stored());
-            let (seq, timestamp) = (used.seq, used.timestamp);
-            if waits && room.commits_at_once() {
-                let answer = Answer::Sent { room: room_name, seq, timestamp, duplicate: true };
-                if let Some(waiter) = waiter(answer) {
-                    self.journal.wait(waiter);
-                    self.owe(sender.0, sender.1);
-                }
-                return Published::Waits;
-            }
-            let durable = room.log.is_some() && !waits;
-            return Published::Answered(Ok(Reply::Sent { room: room_name, seq, timestamp, durable, duplicate: true }));
-        }
         if let Some(log) = &room.log
             && let Some(refusal) = self.journal.refusal(log.is_full())
         {
@@ -63,17 +54,17 @@ impl State {
         let (echo, receipt) = (draft.echo, draft.receipt);
         let consumed = !room.consumers.is_empty();
         let weight = room.history.weight();
-        let message = room.publish(user, draft, self.now);
+        if has_key {
+            self.keys -= room.keys_len();
+        }
+        let message = room.publish(user, draft, self.now, self.keys + room.keys_len() >= KEYS_PER_SHARD_MAX);
+        if has_key {
+            self.keys += room.keys_len();
+        }
         self.history_weight = self.history_weight - weight + room.history.weight();
-        let sent = |duplicate| Answer::Sent {
-            room: message.room.clone(),
-            seq: message.seq,
-            timestamp: message.timestamp,
-            duplicate,
-        };
-        let waits = room.log.is_some() && room.commits_at_once();
+        let waits = room.commits_at_once();
         if room.log.is_some() {
-            let waiter = if waits { waiter(sent(false)) } else { None };
+            let waiter = tag.filter(|_| waits).map(|id| Waiter::of(sender, id, &message));
             self.journal.store(id, room, Arc::clone(&message), waiter);
         }
         if receipt {
@@ -86,14 +77,44 @@ impl State {
         if self.history_weight > self.history_weight_max {
             self.shed_history(id);
         }
+        if tag.is_none() {
+            return Published::Waits;
+        }
         if waits {
-            if tag.is_some() {
-                self.owe(sender.0, sender.1);
-            }
+            self.owe(sender.0, sender.1);
             return Published::Waits;
         }
         let (room, seq, timestamp) = (message.room.clone(), message.seq, message.timestamp);
         Published::Answered(Ok(Reply::Sent { room, seq, timestamp, durable: false, duplicate: false }))
+    }
+
+    /// For which message the user has used this key.
+    fn used_key(&mut self, id: RoomId, user: &UserName, key: Option<&Arc<str>>) -> Option<Used> {
+        let room = self.rooms.get_mut(id.slot, id.generation)?;
+        let keys = room.keys_len();
+        let used = room.find_key(user, key, self.now);
+        // Looking forgets those whose window is over.
+        self.keys -= keys - room.keys_len();
+        used
+    }
+
+    /// A message was sent again: the answer is the first one's, as soon as that is durable.
+    fn answer_duplicate(&mut self, id: RoomId, sender: (ShardId, ConnId), tag: Option<u64>, used: Used) -> Published {
+        let Some(room) = self.rooms.get(id.slot, id.generation) else {
+            return Published::Answered(Err(NOT_MEMBER));
+        };
+        let Used { seq, timestamp } = used;
+        let (name, is_stored) = (room.name.clone(), seq <= room.stored());
+        if is_stored || !room.commits_at_once() {
+            let durable = room.log.is_some() && is_stored;
+            return Published::Answered(Ok(Reply::Sent { room: name, seq, timestamp, durable, duplicate: true }));
+        }
+        if let Some(id) = tag {
+            let answer = Answer::Sent { room: name, seq, timestamp, duplicate: true };
+            self.journal.wait(Waiter { shard: sender.0, conn: sender.1, id, answer });
+            self.owe(sender.0, sender.1);
+        }
+        Published::Waits
     }
 
     #[inline]

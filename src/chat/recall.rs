@@ -238,7 +238,10 @@ impl State {
             return;
         };
         match outcome {
-            Ok(LogAnswer::Opened(Some(state))) => room.open(*state),
+            Ok(LogAnswer::Opened(Some(state))) => {
+                room.open(*state);
+                self.keys += room.keys_len();
+            }
             Ok(_) => {}
             // A room without its log would give positions twice, so nobody enters it.
             Err(LogFailure::Unreadable) => return self.refuse_parked(id),
@@ -274,8 +277,10 @@ impl State {
 
     /// Retention has taken part of a room's log.
     fn on_trimmed(&mut self, room: &RoomName, epoch: Epoch, upto: Seq) {
-        let room = self.room_by_name.get(room).and_then(|id| self.rooms.get_mut(id.slot, id.generation));
-        let Some(room) = room.filter(|room| room.epoch == epoch) else {
+        let Some(id) = self.room_by_name.get(room).copied() else {
+            return;
+        };
+        let Some(room) = self.rooms.get_mut(id.slot, id.generation).filter(|room| room.epoch == epoch) else {
             return;
         };
         let weight = room.history.weight();
@@ -286,6 +291,12 @@ impl State {
             while room.history.before() < gone && room.history.forget_oldest(gone) {}
         }
         self.history_weight = self.history_weight - weight + room.history.weight();
+        for (from, seat) in room.consumers.clone() {
+            if let Some((consumer, _)) = room.consumer_mut(from, seat) {
+                consumer.overtaken(upto);
+            }
+        }
+        self.feed_all(id);
     }
 }
 

@@ -38,8 +38,17 @@ pub(super) struct Homes {
 enum Home {
     /// This connection has it.
     Live(ConnId),
-    /// Nobody has it, until then.
-    Parked { record: Box<SessionRecord>, until_ms: u64, stored: bool },
+    /// Nobody has it.
+    Parked(Box<Parked>),
+}
+
+#[derive(Debug)]
+struct Parked {
+    record: SessionRecord,
+    /// When it ends.
+    until_ms: u64,
+    /// The store has it.
+    stored: bool,
 }
 
 /// A connection that waits for its session.
@@ -80,16 +89,16 @@ impl State {
     pub(super) fn resume_here(&mut self, id: SessionId, user: Option<&UserName>) -> Option<Box<SessionRecord>> {
         let fits = |owner: &UserName| user.is_none_or(|user| user == owner);
         let conn = match self.homes.sessions.get(&id)? {
-            Home::Parked { record, .. } if !fits(&record.user) => return None,
-            Home::Parked { .. } => {
-                let Some(Home::Parked { record, stored, .. }) = self.homes.sessions.remove(&id) else {
+            Home::Parked(parked) if !fits(&parked.record.user) => return None,
+            Home::Parked(_) => {
+                let Some(Home::Parked(parked)) = self.homes.sessions.remove(&id) else {
                     return None;
                 };
                 self.homes.parked -= 1;
-                if stored {
-                    self.journal.write(LogWrite::DropSession(id));
+                if parked.stored {
+                    self.journal.write_if_room(LogWrite::DropSession(id));
                 }
-                return Some(record);
+                return Some(Box::new(parked.record));
             }
             Home::Live(conn) => *conn,
         };
@@ -193,8 +202,8 @@ impl State {
             session.stored = record.is_some();
         }
         match record {
-            Some(record) => self.journal.write(LogWrite::PutSession(Box::new(record))),
-            None if stored => self.journal.write(LogWrite::DropSession(id)),
+            Some(record) => self.journal.write_if_room(LogWrite::PutSession(Box::new(record))),
+            None if stored => self.journal.write_if_room(LogWrite::DropSession(id)),
             None => {}
         }
     }
@@ -243,7 +252,7 @@ impl State {
     fn keep_session(&mut self, record: SessionRecord, stored: bool) {
         let ttl_ms = self.config.limits.session_ttl.as_millis() as u64;
         let (id, until_ms) = (record.id, self.now.ms() + ttl_ms);
-        self.homes.sessions.insert(id, Home::Parked { record: Box::new(record), until_ms, stored });
+        self.homes.sessions.insert(id, Home::Parked(Box::new(Parked { record, until_ms, stored })));
         self.homes.parked += 1;
         self.homes.order.push_back((until_ms, id));
         if self.homes.parked > PARKED_SESSIONS_MAX {
@@ -253,14 +262,14 @@ impl State {
     }
 
     fn forget_parked(&mut self, id: SessionId, parked_until_ms: u64) {
-        let Some(Home::Parked { until_ms, stored, .. }) = self.homes.sessions.get(&id) else {
+        let Some(Home::Parked(parked)) = self.homes.sessions.get(&id) else {
             return;
         };
-        if *until_ms != parked_until_ms {
+        if parked.until_ms != parked_until_ms {
             return;
         }
-        if *stored {
-            self.journal.write(LogWrite::DropSession(id));
+        if parked.stored {
+            self.journal.write_if_room(LogWrite::DropSession(id));
         }
         self.homes.sessions.remove(&id);
         self.homes.parked -= 1;
@@ -286,7 +295,7 @@ impl State {
         let stored = std::mem::take(&mut session.stored);
         self.homes.sessions.remove(&id);
         if stored {
-            self.journal.write(LogWrite::DropSession(id));
+            self.journal.write_if_room(LogWrite::DropSession(id));
         }
     }
 
@@ -310,14 +319,14 @@ impl State {
 
     /// Panics unless the invariants hold.
     pub(super) fn check_homes(&self) {
-        let parked = self.homes.sessions.values().filter(|home| matches!(home, Home::Parked { .. })).count();
+        let parked = self.homes.sessions.values().filter(|home| matches!(home, Home::Parked(_))).count();
         assert_eq!(parked, self.homes.parked, "parked sessions are counted");
         for (id, home) in &self.homes.sessions {
             match home {
                 Home::Live(conn) => {
                     assert_eq!(self.sessions.get(*conn).and_then(|session| session.id), Some(*id), "both know it");
                 }
-                Home::Parked { until_ms, .. } => assert!(self.homes.order.contains(&(*until_ms, *id)), "it ends"),
+                Home::Parked(parked) => assert!(self.homes.order.contains(&(parked.until_ms, *id)), "it ends"),
             }
         }
         let live = self.sessions.iter().filter(|(_, session)| session.id.is_some()).count();

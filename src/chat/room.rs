@@ -150,7 +150,7 @@ impl Room {
         if !state.keys.is_empty() {
             let keys: &mut Keys = self.keys.get_or_insert_default();
             for used in state.keys {
-                keys.add(used.user, used.key, Used { seq: used.seq, timestamp: used.timestamp });
+                keys.add(used.user, used.key, Used { seq: used.seq, timestamp: used.timestamp }, false);
             }
         }
     }
@@ -165,15 +165,21 @@ impl Room {
         self.keys.as_mut()?.find(user, key?, now.unix_ms.max(self.last_timestamp))
     }
 
-    /// Gives a message its place, and keeps it as long as the bounds allow.
-    pub(super) fn publish(&mut self, sender: UserName, draft: Draft, now: Time) -> Arc<Message> {
+    /// Keys that are remembered.
+    pub(super) fn keys_len(&self) -> usize {
+        self.keys.as_ref().map_or(0, |keys| keys.len())
+    }
+
+    /// Gives a message its place, and keeps it as long as the bounds allow. `crowded`: the shard remembers as many keys
+    /// as it may.
+    pub(super) fn publish(&mut self, sender: UserName, draft: Draft, now: Time, crowded: bool) -> Arc<Message> {
         let last = self.history.last();
         let prev = (last != self.head).then_some(last);
         self.head = self.head.next();
         self.last_timestamp = self.last_timestamp.max(now.unix_ms);
         if let Some(key) = &draft.key {
             let used = Used { seq: self.head, timestamp: self.last_timestamp };
-            self.keys.get_or_insert_default().add(sender.clone(), Arc::clone(key), used);
+            self.keys.get_or_insert_default().add(sender.clone(), Arc::clone(key), used, crowded);
         }
         let message = Arc::new(Message {
             room: self.name.clone(),
@@ -205,13 +211,6 @@ impl Room {
     /// What need not be kept in memory ends here.
     pub(super) fn stored(&self) -> Seq {
         self.log.as_ref().map_or(Seq(u64::MAX), |log| log.synced)
-    }
-
-    /// Messages after the user's read cursor, if it has one.
-    pub(super) fn unread(&self, user: &UserName) -> Option<u64> {
-        let log = self.log.as_ref()?;
-        let read = log.readers.get(user)?.read?;
-        Some(log.count_after(read, self.history.last()))
     }
 
     /// The position up to which everything is gone for good.
@@ -538,7 +537,7 @@ mod tests {
         for _ in 0..messages {
             let draft = Draft { content: "1".into(), key: None, tag: None, echo: true, receipt: false };
             let now = Time { us: 0, unix_ms: 1_000 - room.head.0.min(900) };
-            room.publish(UserName::new("ann").unwrap(), draft, now);
+            room.publish(UserName::new("ann").unwrap(), draft, now, false);
         }
     }
 

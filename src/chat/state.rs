@@ -47,6 +47,8 @@ pub struct State {
     pub(super) history_weight: usize,
     pub(super) history_weight_max: usize,
     pub(super) rooms_max: usize,
+    /// Idempotency keys that the rooms remember.
+    pub(super) keys: usize,
     pub(super) lanes: Lanes,
     pub(super) journal: Journal,
     /// Rooms whose log is being opened.
@@ -123,6 +125,7 @@ impl State {
             history_weight: 0,
             history_weight_max: HISTORY_BYTES_PER_SHARD_MAX,
             rooms_max: ROOMS_PER_SHARD_MAX,
+            keys: 0,
             lanes: Lanes::new(config.shards, config.exchange_backlog_max),
             journal: Journal::new(),
             opening: 0,
@@ -310,7 +313,11 @@ impl State {
     }
 
     /// Goes on with what had to wait for room in the queues of deliveries; false when there is nothing to poll for it.
+    #[inline]
     fn go_on(&mut self) -> bool {
+        if self.opened.is_empty() && !self.journal.has_settled() {
+            return false;
+        }
         self.settle_commits();
         self.unpark();
         !self.outputs.is_empty() || !self.deferred.is_empty()

@@ -48,8 +48,10 @@ pub enum StoreAction {
         /// Where to.
         output: Option<PathBuf>,
     },
-    /// The same, by the name that people look for.
+    /// The same, also of a server that runs.
     Backup {
+        /// The admin port to ask, as `http://host:port`; otherwise `data_dir` is read.
+        admin: Option<String>,
         /// Where to.
         output: Option<PathBuf>,
     },
@@ -89,7 +91,7 @@ fn store_action(name: &str, matches: &ArgMatches) -> StoreAction {
     match name {
         "check" => StoreAction::Check { output: file("output") },
         "export" => StoreAction::Export { output: file("output") },
-        "backup" => StoreAction::Backup { output: file("output") },
+        "backup" => StoreAction::Backup { admin: matches.get_one("admin").cloned(), output: file("output") },
         "import" => StoreAction::Import { input: file("input"), keep_epochs: matches.get_flag("keep_epochs") },
         _ => StoreAction::Compact,
     }
@@ -132,16 +134,20 @@ fn store_command() -> Command {
         .long("keep-epochs")
         .action(ArgAction::SetTrue)
         .help("Keep the rooms' epochs: only if the exported store was not used since");
+    let admin = Arg::new("admin")
+        .long("admin")
+        .value_name("URL")
+        .help("Ask the server with this admin port, http://HOST:PORT; needs --admin-key-file");
     let action = |name: &'static str, about: &'static str| Command::new(name).about(about);
     Command::new("store")
-        .about("Look after the store in data_dir while no server runs on it")
+        .about("Look after the store in data_dir; only backup does while a server runs on it")
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(
             action("check", "Walk over everything and name what is wrong; ends with 1 if anything is").arg(output()),
         )
         .subcommand(action("export", "Write everything but sessions as lines of JSON").arg(output()))
-        .subcommand(action("backup", "Like export").arg(output()))
+        .subcommand(action("backup", "Like export, also of a server that runs").arg(admin).arg(output()))
         .subcommand(action("import", "Make a store of exported lines in an empty data_dir").arg(input).arg(keep))
         .subcommand(action("compact", "Merge files and give back what removed messages took"))
 }
@@ -196,8 +202,10 @@ mod tests {
         );
         assert_eq!(
             action(&["backup", "--output", "f"]),
-            Subcommand::Store(StoreAction::Backup { output: output.clone() })
+            Subcommand::Store(StoreAction::Backup { admin: None, output: output.clone() })
         );
+        let remote = Subcommand::Store(StoreAction::Backup { admin: Some("http://h:1".to_owned()), output: None });
+        assert_eq!(action(&["backup", "--admin", "http://h:1"]), remote);
         let import = Subcommand::Store(StoreAction::Import { input: output, keep_epochs: true });
         assert_eq!(action(&["import", "--input", "f", "--keep-epochs"]), import);
         assert_eq!(action(&["compact"]), Subcommand::Store(StoreAction::Compact));

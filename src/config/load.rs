@@ -246,6 +246,9 @@ fn our_variables(
     let mut variables = Variables { file: None, settings: Vec::new() };
     for (name, value) in environment {
         let Some(name) = name.to_str().filter(|name| name.starts_with(VARIABLE_PREFIX)) else { continue };
+        if cfg!(debug_assertions) && name == FAULT_VARIABLE {
+            continue;
+        }
         if name == CONFIG_VARIABLE {
             variables.file = Some(value.into());
         } else if let Some(setting) = SETTINGS.iter().find(|setting| setting.variable() == name) {
@@ -296,3 +299,5 @@ impl Provider for Layer {
 }
 
 const CONFIG_VARIABLE: &str = "HUBBUB_CONFIG";
+/// Where tests have the process killed (`store::FAULT_POINTS`); release builds know of no such thing.
+const FAULT_VARIABLE: &str = "HUBBUB_FAULT";

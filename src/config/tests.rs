@@ -245,6 +245,8 @@ fn misspelt_variables_are_refused_and_strangers_are_mentioned() {
     assert_eq!(error.findings[0].remedy, "did you mean HUBBUB_MAX_CONNECTIONS?");
     let loaded = read(&[], &[("HUBBUB_PORT", "tcp://10.0.0.1:9000")]).unwrap();
     assert_eq!(loaded.warnings, ["HUBBUB_PORT is set but names no setting of this server"]);
+    let loaded = read(&[], &[("HUBBUB_FAULT", "store.after_sync:1")]).unwrap();
+    assert_eq!(loaded.warnings.is_empty(), cfg!(debug_assertions), "only debug builds have points of failure");
 }
 
 #[test]

@@ -33,7 +33,12 @@ impl StoreLine {
 
     /// Hands the store what the core wants of it, as far as there is room.
     pub(super) fn send(&mut self, core: &mut State) {
-        let Some(line) = &mut self.line else { return };
+        let Some(line) = &mut self.line else {
+            // Sessions of memory rooms are not stored; what has changed of them is no reason to stay awake.
+            let nothing = core.take_log_batch();
+            debug_assert!(nothing.is_none(), "nothing is stored without a store");
+            return;
+        };
         while let Some(batch) = self.stuck_batch.take().or_else(|| core.take_log_batch()) {
             if let Err(batch) = line.try_write(batch) {
                 self.stuck_batch = Some(batch);

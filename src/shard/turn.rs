@@ -321,6 +321,8 @@ impl Shard {
         let counts = self.hub.core.counts();
         metrics.rooms.set(counts.rooms as u64);
         metrics.audiences.set(counts.audiences as u64);
+        metrics.redelivered_total.set(counts.redelivered);
+        metrics.dead_letters_total.set(counts.dead_letters);
         metrics.outbox_bytes.set(self.hub.due.outbox_bytes as u64);
         metrics.enters_total.set(self.ring.enters());
         metrics.recv_buffers_exhausted_total.set(self.ring.starvations());

@@ -330,7 +330,7 @@ const WORKERS: usize = 2;
 /// Journals are replayed at start, so they are kept short: the smallest that fjall allows.
 const JOURNALS_BYTES: u64 = 64 * 1024 * 1024;
 const LOG_MEMTABLE_BYTES: u64 = 32 * 1024 * 1024;
-const MEMTABLE_BYTES: u64 = 8 * 1024 * 1024;
+const MEMTABLE_BYTES: u64 = 2 * 1024 * 1024;
 const LOG_BLOCK_BYTES: u32 = 16 * 1024;
 /// How often to look whether a flush is over.
 const FLUSH_LOOK: std::time::Duration = std::time::Duration::from_millis(2);

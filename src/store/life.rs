@@ -15,7 +15,7 @@ use super::query;
 use super::reader::Reader;
 use super::records::{decode_letter, decode_session, epoch_key, letter_key, read_room_key, room_key};
 use super::seen::Seen;
-use super::slot::{Lease, Slot};
+use super::slot::{Absence, Lease, Slot};
 use super::upkeep::Upkeep;
 use super::writer::Writer;
 use crate::chat::log::{DeadLetter, LogHealth, SessionRecord};
@@ -235,8 +235,17 @@ impl StoreReader {
         Ok(letters)
     }
 
+    /// Whether the store is about to close or to be opened anew, and waits for whoever reads from it.
+    #[must_use]
+    pub fn is_recalled(&self) -> bool {
+        self.slot.is_recalled()
+    }
+
     pub(super) fn lease(&self) -> Result<Lease, ReadError> {
-        self.slot.lease().ok_or(ReadError::Ended)
+        self.slot.lease().map_err(|absence| match absence {
+            Absence::Ended => ReadError::Ended,
+            Absence::Withdrawn => ReadError::Unreadable("it is being opened anew after a failure".to_owned()),
+        })
     }
 }
 

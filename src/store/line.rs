@@ -167,6 +167,13 @@ pub(super) enum Op {
         epoch: Epoch,
         jumps: Vec<Jump>,
     },
+    /// Retention overtakes a user: becomes the `Put`s of the cursor and of letters, by their positions, that are not
+    /// behind the cursor when its turn comes.
+    Overtake {
+        cursor: Slice,
+        seq: Seq,
+        letters: Vec<(Seq, Slice, Slice)>,
+    },
 }
 
 impl Line {

@@ -5,7 +5,7 @@
 //! | `line` | the queues to each shard; messages become bytes there |
 //! | `writer`, `reopen`, `disk` | the thread that commits, and what it does when it cannot |
 //! | `reader`, `query` | the threads that answer questions |
-//! | `upkeep`, `seen` | retention |
+//! | `upkeep`, `unacked`, `seen` | retention |
 //! | `engine`, `journal`, `slot` | the database, how it is opened, and who uses it |
 //! | `block`, `records`, `encoding` | what is stored, as bytes |
 //! | `offline` | what an operator does to a store |
@@ -31,6 +31,7 @@ mod seen;
 mod slot;
 #[cfg(test)]
 mod tests;
+mod unacked;
 mod upkeep;
 mod writer;
 

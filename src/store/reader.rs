@@ -1,11 +1,12 @@
-//! The threads that answer questions.
+//! The threads that answer questions. What cannot be answered soon, because the database is being opened anew, is
+//! refused: whoever asked may ask again.
 
 use std::sync::Arc;
 
 use super::line::{Outlet, ReadJob, Shared};
 use super::query;
 use super::seen::Seen;
-use super::slot::Slot;
+use super::slot::{Absence, Slot};
 use crate::chat::log::{LogAnswer, LogEvent, LogFailure, LogRead};
 use crate::clock::Clock;
 use crate::ids::ShardId;
@@ -40,9 +41,14 @@ impl Reader {
     /// `None` once the store has ended.
     fn answer(&mut self, shard: ShardId, read: &LogRead) -> Option<Result<LogAnswer, LogFailure>> {
         let start_us = self.clock.us();
-        let lease = self.slot.lease()?;
-        let answer = query::answer(&lease, read);
-        drop(lease);
+        let answer = match self.slot.lease() {
+            Ok(lease) => query::answer(&lease, read),
+            Err(Absence::Ended) => return None,
+            Err(Absence::Withdrawn) => {
+                self.metrics.errors_total.inc();
+                return Some(Err(LogFailure::Unreadable));
+            }
+        };
         self.metrics.reads_total.inc();
         self.metrics.read_us.record(self.clock.us() - start_us);
         if let (Ok(LogAnswer::Opened(Some(state))), LogRead::Open { room, .. }) = (&answer, read) {

@@ -1,12 +1,14 @@
 //! Where the store's threads find the database, and how it is taken away from them to be opened anew.
 //!
 //! Invariant: the database is closed only when no thread uses it: whoever does holds a [`Lease`], for one answer or one
-//! page. Locks are held for a moment; no shard ever comes here.
+//! page. Locks are held for a moment; no shard ever comes here. Nobody waits for a database longer than [`PATIENCE`]
+//! from the moment on at which the first has missed it, however many want it.
 #![expect(clippy::disallowed_types, reason = "the store's own threads share the database; shards never see it")]
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::engine::Engine;
 
@@ -23,7 +25,18 @@ pub(super) struct Slot {
 struct State {
     engine: Option<Arc<Engine>>,
     leases: usize,
+    /// Whether someone has waited in vain since the database was taken away: nobody waits then.
+    is_missed: bool,
     ended: bool,
+}
+
+/// Why there is no database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Absence {
+    /// It was taken away to be opened anew, and that takes its time.
+    Withdrawn,
+    /// The store has ended.
+    Ended,
 }
 
 /// The database, for as long as this is held.
@@ -33,25 +46,29 @@ pub(super) struct Lease {
 }
 
 impl Slot {
-    /// Waits for the database; `None` once the store has ended.
-    pub(super) fn lease(self: &Arc<Self>) -> Option<Lease> {
-        let mut state = self.lock();
-        loop {
-            if state.ended {
-                return None;
-            }
-            if let Some(engine) = state.engine.clone() {
-                state.leases += 1;
-                return Some(Lease { engine: Some(engine), slot: self.clone() });
-            }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+    /// The database, waited for if it is being opened anew.
+    pub(super) fn lease(self: &Arc<Self>) -> Result<Lease, Absence> {
+        let is_away = |state: &mut State| state.engine.is_none() && !state.ended && !state.is_missed;
+        let waited = self.changed.wait_timeout_while(self.lock(), PATIENCE, is_away);
+        let (mut state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        if state.ended {
+            return Err(Absence::Ended);
         }
+        let Some(engine) = state.engine.clone() else {
+            state.is_missed |= timeout.timed_out();
+            return Err(Absence::Withdrawn);
+        };
+        state.leases += 1;
+        Ok(Lease { engine: Some(engine), slot: self.clone() })
     }
 
     /// Offers a database.
     pub(super) fn put(&self, engine: Arc<Engine>) {
         self.recalled.store(false, Ordering::Relaxed);
-        self.lock().engine = Some(engine);
+        let mut state = self.lock();
+        state.engine = Some(engine);
+        state.is_missed = false;
+        drop(state);
         self.changed.notify_all();
     }
 
@@ -72,6 +89,11 @@ impl Slot {
         self.changed.notify_all();
     }
 
+    /// Whether leases are asked back.
+    pub(super) fn is_recalled(&self) -> bool {
+        self.recalled.load(Ordering::Relaxed)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing in here panics half-way through a change.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -81,7 +103,7 @@ impl Slot {
 impl Lease {
     /// Whether someone waits for this lease to end.
     pub(super) fn is_recalled(&self) -> bool {
-        self.slot.recalled.load(Ordering::Relaxed)
+        self.slot.is_recalled()
     }
 }
 
@@ -101,5 +123,28 @@ impl Drop for Lease {
         state.leases -= 1;
         drop(state);
         self.slot.changed.notify_all();
+    }
+}
+
+/// How long to wait for a database.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_that_is_away_is_waited_for_once() {
+        let slot = Arc::new(Slot::default());
+        assert_eq!(slot.lease().err(), Some(Absence::Withdrawn));
+        assert!(slot.lock().is_missed, "the next one does not wait");
+        assert_eq!(slot.lease().err(), Some(Absence::Withdrawn));
+        let dir = tempfile::tempdir().unwrap();
+        slot.put(Arc::new(Engine::open(dir.path()).unwrap()));
+        assert!(!slot.lease().unwrap().is_recalled());
+        slot.clear();
+        assert!(!slot.lock().is_missed, "it was there in between");
+        slot.end();
+        assert_eq!(slot.lease().err(), Some(Absence::Ended));
     }
 }

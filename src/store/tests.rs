@@ -545,6 +545,82 @@ fn retention_in_many_pieces_ends_where_it_should() {
     assert_eq!((rig.all().len(), rig.blocks_kept()), (10, 10));
 }
 
+/// Dead letters as user and position, and the cursor of each of these users.
+fn letters_and_cursors(rig: &mut Rig, users: &[&str]) -> (Vec<(String, u64)>, Vec<u64>) {
+    let letters = rig.reader().letters(&room(), None, usize::MAX).unwrap();
+    for letter in &letters {
+        assert_eq!((letter.reason, letter.attempts, letter.replay), (DeadReason::Retention, 0, false));
+        assert_eq!(*letter.message, message(letter.message.seq.0));
+    }
+    let cursors = users.iter().map(|name| {
+        let answer = rig.read(LogRead::User { room: room(), epoch: EPOCH, user: user(name) });
+        let LogAnswer::User { ack: Some(ack), .. } = answer else { panic!("{answer:?}") };
+        ack.0
+    });
+    let cursors = cursors.collect();
+    (letters.iter().map(|letter| (letter.user.as_str().to_owned(), letter.message.seq.0)).collect(), cursors)
+}
+
+impl Rig {
+    /// Waits until retention has come to a position in a log that no shard has been told of.
+    fn await_hidden(&mut self, upto: u64) {
+        while self.state().unwrap().trimmed != Seq(upto) {}
+    }
+}
+
+fn acked(name: &str, seq: u64) -> LogWrite {
+    LogWrite::Cursor { epoch: EPOCH, user: user(name), kind: CursorKind::Ack, seq: Seq(seq) }
+}
+
+#[test]
+fn what_retention_takes_unacknowledged_is_with_the_dead_letters_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    let read = LogWrite::Cursor { epoch: EPOCH, user: user("eve"), kind: CursorKind::Read, seq: Seq(1) };
+    let bury = LogWrite::Bury { room: room(), epoch: EPOCH, seq: Seq(4) };
+    rig.write(vec![register(EPOCH), acked("ann", 2), acked("bob", 5), acked("cat", 9), read]);
+    rig.write_blocks(&[1..=1, 2..=3, 4..=6, 7..=9]);
+    rig.write(vec![bury]);
+    rig.close();
+    let mut rig = open_keeping(dir.path(), RoomPolicy { size: Some(3), ..durable() });
+    rig.await_hidden(6);
+    let expected = [("ann", 3), ("ann", 5), ("ann", 6), ("bob", 6)].map(|(name, seq)| (name.to_owned(), seq));
+    let users = ["ann", "bob", "cat"];
+    assert_eq!(letters_and_cursors(&mut rig, &users), (expected.to_vec(), vec![6, 6, 9]));
+    assert_eq!(rig.metrics.retention_letters_total.get(), 4);
+    // A cursor that comes late, from before the removal, brings no letter back; what goes from now on does.
+    rig.write(vec![
+        acked("ann", 3),
+        LogWrite::DropLetter { epoch: EPOCH, seq: Seq(5), user: user("ann") },
+        append(EPOCH, vec![message(10)]),
+    ]);
+    rig.await_hidden(7);
+    let expected = [("ann", 3), ("ann", 6), ("ann", 7), ("bob", 6), ("bob", 7)];
+    let expected = expected.map(|(name, seq)| (name.to_owned(), seq)).to_vec();
+    assert_eq!(letters_and_cursors(&mut rig, &users), (expected, vec![7, 7, 9]));
+}
+
+#[test]
+fn more_letters_than_fit_in_a_step_are_all_written_before_anything_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    // More users than a step takes, and more letters for each than a pass may write of all.
+    let names: Vec<String> = (0..150).map(|n| format!("user {n:03}")).collect();
+    let cursors = names.iter().map(|name| acked(name, 0));
+    rig.write(std::iter::once(register(EPOCH)).chain(cursors).collect());
+    rig.write_blocks(&[1..=50, 51..=100, 101..=110]);
+    rig.close();
+    let mut rig = open_keeping(dir.path(), RoomPolicy { size: Some(10), ..durable() });
+    rig.await_hidden(100);
+    let users: Vec<&str> = names.iter().map(String::as_str).collect();
+    let (letters, cursors) = letters_and_cursors(&mut rig, &users);
+    let expected = names.iter().flat_map(|name| (1..=100).map(move |seq| (name.clone(), seq)));
+    assert_eq!(letters, expected.collect::<Vec<_>>());
+    assert!(cursors.iter().all(|cursor| *cursor == 100));
+    assert_eq!(rig.metrics.retention_letters_total.get(), 15_000);
+    assert_eq!(rig.metrics.retention_postponed_total.get(), 1, "10,000 in a pass");
+}
+
 #[test]
 fn a_replaced_log_is_removed_with_all_that_belongs_to_it() {
     let dir = tempfile::tempdir().unwrap();

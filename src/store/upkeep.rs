@@ -2,7 +2,8 @@
 //! more.
 //!
 //! It only reads; what is to be removed it hands to the writer in small pieces, and waits for each, so that commits are
-//! not delayed. A block is removed when all of it is past the cut; what is left of the first one is hidden.
+//! not delayed. A block is removed when all of it is past the cut; what is left of the first one is hidden. What users
+//! have not acknowledged becomes dead letters first.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -16,7 +17,8 @@ use super::line::{Job, Op, Outlet, Shared};
 use super::query::{self, END};
 use super::records::{RoomRecord, Trim, epoch_key, read_epoch_key, read_log_key, read_room_key};
 use super::seen::Seen;
-use super::slot::{Lease, Slot};
+use super::slot::{Absence, Lease, Slot};
+use super::unacked;
 use crate::chat::log::{Jump, LogEvent};
 use crate::clock::Clock;
 use crate::ids::{Epoch, RoomName, Seq};
@@ -128,26 +130,39 @@ impl Upkeep {
     /// Shortens one log.
     fn trim(&self, room: &RoomName, record: &RoomRecord, policy: &RoomPolicy) -> Result<(), Stop> {
         let epoch = record.epoch;
+        let mut letters = 0;
         loop {
             let lease = self.lease()?;
             let trim = query::trim(&lease, epoch)?;
             let Some(last) = query::last_header(&lease, epoch, trim)? else {
                 return Ok(());
             };
-            let cut = Cut::new(policy, &last, &record.jumps, self.clock.now().unix_ms);
+            let now_ms = self.clock.now().unix_ms;
+            let cut = Cut::new(policy, &last, &record.jumps, now_ms);
             let piece = cut.piece(&lease, epoch, trim)?;
-            drop(lease);
             if piece.trim == trim {
                 return Ok(());
             }
-            let mut changes = piece.removed;
-            changes.push(Op::Put(Space::Trims, epoch_key(epoch).into(), piece.trim.encode().into()));
+            let unacked = unacked::step(&lease, (room, epoch), trim, piece.trim.upto, now_ms)?;
+            drop(lease);
+            letters += unacked.letters;
+            let mut changes = unacked.ops;
+            if unacked.is_last {
+                changes.extend(piece.removed);
+                changes.push(Op::Put(Space::Trims, epoch_key(epoch).into(), piece.trim.encode().into()));
+            }
             fault_point("store.before_trim");
             self.apply(changes)?;
             fault_point("store.after_trim");
-            self.metrics.trimmed_total.add(piece.messages);
-            self.tell(room, epoch, piece.trim.upto)?;
-            if !piece.has_more {
+            if unacked.is_last {
+                self.metrics.trimmed_total.add(piece.messages);
+                self.tell(room, epoch, piece.trim.upto)?;
+                if !piece.has_more {
+                    return Ok(());
+                }
+            }
+            if letters >= LETTERS_PER_PASS_MAX {
+                self.metrics.retention_postponed_total.inc();
                 return Ok(());
             }
         }
@@ -198,10 +213,14 @@ impl Upkeep {
     }
 
     fn lease(&self) -> Result<Lease, Stop> {
-        if self.closing.is_disconnected() {
-            return Err(Stop::Ending);
+        while !self.closing.is_disconnected() {
+            match self.slot.lease() {
+                Ok(lease) => return Ok(lease),
+                Err(Absence::Ended) => break,
+                Err(Absence::Withdrawn) => std::thread::park_timeout(LOOK),
+            }
         }
-        self.slot.lease().ok_or(Stop::Ending)
+        Err(Stop::Ending)
     }
 }
 
@@ -304,6 +323,8 @@ fn nth_from_end(last: Seq, jumps: &[Jump], size: u64) -> Seq {
 
 /// Keys that are removed at once.
 const PIECE: usize = 256;
+/// Dead letters of one room after which the rest waits for the next pass.
+const LETTERS_PER_PASS_MAX: usize = 10_000;
 /// Rooms that are read at once.
 const ROOMS_PAGE: usize = 256;
 /// How often to look whether the store ends, while waiting for something else.

@@ -20,7 +20,7 @@ use super::fault::fault_point;
 use super::journal::CHAINED;
 use super::line::{Batch, Job, Op, Shared};
 use super::query;
-use super::records::{RoomRecord, Trim, log_key, read_log_key, room_key};
+use super::records::{RoomRecord, Trim, decode_cursor, encode_cursor, log_key, read_log_key, room_key};
 use super::seen::Seen;
 use super::slot::Slot;
 use super::{disk::Disk, reopen};
@@ -258,7 +258,7 @@ impl Writer {
                 }
                 Op::Remove(space, key) => batch.remove(self.engine().space(*space), key.clone()),
                 // What is left of these after `resolve` has nothing to change.
-                Op::Bury { .. } | Op::Register { .. } => {}
+                Op::Bury { .. } | Op::Register { .. } | Op::Overtake { .. } => {}
             }
         }
         Ok(self.engine().write(batch)?)
@@ -275,6 +275,7 @@ impl Writer {
                             self.group[at].changes[index] = change;
                         }
                     }
+                    Op::Overtake { .. } => self.overtake(at, index)?,
                     Op::Register { room, epoch, jumps } => {
                         let key = room_key(room);
                         let replaced = query::room(self.engine(), room).ok().flatten().map(|old| old.epoch);
@@ -326,6 +327,33 @@ impl Writer {
                 Ok(None)
             }
         }
+    }
+
+    /// Moves a cursor and writes letters for what comes after it, as it is by now: its user may have acknowledged some.
+    fn overtake(&mut self, at: usize, index: usize) -> Result<(), EngineError> {
+        let Op::Overtake { cursor, seq, letters } = &self.group[at].changes[index] else {
+            return Ok(());
+        };
+        let works = self.group[..at].iter().flat_map(|work| &work.changes);
+        let mut earlier = works.chain(&self.group[at].changes[..index]).rev();
+        let in_group = earlier.find_map(|op| match op {
+            Op::Put(Space::Cursors, key, value) if key == cursor => Some(value.clone()),
+            _ => None,
+        });
+        let now = match in_group {
+            Some(now) => Some(now),
+            None => self.engine().space(Space::Cursors).get(cursor)?,
+        };
+        // A log that was erased meanwhile has no cursors.
+        let Some(acked) = now.and_then(|now| decode_cursor(&now).ok()).filter(|acked| acked < seq) else {
+            return Ok(());
+        };
+        let left = letters.iter().filter(|(seq, ..)| acked < *seq);
+        let left: Vec<Op> = left.map(|(_, key, value)| Op::Put(Space::Letters, key.clone(), value.clone())).collect();
+        self.metrics.retention_letters_total.add(left.len() as u64);
+        self.group[at].changes[index] = Op::Put(Space::Cursors, cursor.clone(), encode_cursor(*seq).into());
+        self.group[at].changes.extend(left);
+        Ok(())
     }
 
     pub(super) fn sync(&mut self) -> Result<(), EngineError> {

@@ -51,6 +51,10 @@ pub struct ShardMetrics {
     pub messages_in_total: Counter,
     /// Messages and signals written to connections, once for each receiver.
     pub messages_out_total: Counter,
+    /// Messages sent to consumers more than once, each time.
+    pub redelivered_total: Counter,
+    /// Messages given up because a consumer did not acknowledge them however often they were sent.
+    pub dead_letters_total: Counter,
     /// Bytes read from sockets.
     pub bytes_in_total: Counter,
     /// Bytes written to sockets.

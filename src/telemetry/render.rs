@@ -123,7 +123,7 @@ impl Family {
 }
 
 /// The table of the shards' metrics, in the order of the documentation.
-fn families() -> [Family; 24] {
+fn families() -> [Family; 26] {
     use Read as R;
     let row = |name, help, unit, read| Family { name, help, unit, read };
     let bytes = || Some(Unit::Bytes);
@@ -144,6 +144,8 @@ fn families() -> [Family; 24] {
             None,
             R::Counter(|s| &s.messages_out_total),
         ),
+        row("hubbub_redelivered", "Messages sent to consumers again", None, R::Counter(|s| &s.redelivered_total)),
+        row("hubbub_dead_letters", "Messages never acknowledged", None, R::Counter(|s| &s.dead_letters_total)),
         row("hubbub_in", "Bytes read from sockets", bytes(), R::Counter(|s| &s.bytes_in_total)),
         row("hubbub_out", "Bytes written to sockets", bytes(), R::Counter(|s| &s.bytes_out_total)),
         row("hubbub_fanout_size", "Receivers of one message on the shard", None, R::Histogram(|s| &s.fanout_size, 1.0)),

@@ -41,6 +41,10 @@ pub struct StoreMetrics {
     pub reopenings_total: Counter,
     /// Messages that retention removed.
     pub trimmed_total: Counter,
+    /// Dead letters for what retention removed before it was acknowledged.
+    pub retention_letters_total: Counter,
+    /// Times retention left the rest of a room to its next pass, for so many letters had to be written.
+    pub retention_postponed_total: Counter,
     /// One set per reader.
     pub readers: [ReaderMetrics; STORE_READERS],
 }
@@ -75,6 +79,10 @@ impl Collector for StoreCollector {
         counter("hubbub_store_written", "Bytes of keys and values written", Some(Unit::Bytes), written)?;
         counter("hubbub_store_reopenings", "Times the database was opened again", None, store.reopenings_total.get())?;
         counter("hubbub_store_trimmed", "Messages that retention removed", None, store.trimmed_total.get())?;
+        let letters = store.retention_letters_total.get();
+        counter("hubbub_store_retention_letters", "Dead letters for what was not acknowledged", None, letters)?;
+        let postponed = store.retention_postponed_total.get();
+        counter("hubbub_store_retention_postponed", "Times retention waited for its letters", None, postponed)?;
         counter("hubbub_store_reads", "Questions answered", None, reads(|reader| &reader.reads_total))?;
         counter("hubbub_store_read_errors", "Questions without an answer", None, reads(|reader| &reader.errors_total))?;
         gauge(&mut encoder, "hubbub_store_queue_depth", "Batches of the last group", None, store.queue_depth.get())?;

@@ -1,7 +1,7 @@
 //! The web client, embedded in the binary: bytes, types and the headers that go with them.
 //!
-//! Invariant: whatever `index.html` refers to is in [`ASSETS`], and nothing in it needs inline script or style,
-//! so that [`HEADERS`] can forbid both. Absent: reading of requests and writing of responses, which are the
+//! Invariant: whatever `index.html` and the scripts refer to is in [`ASSETS`], and nothing in it needs inline script or
+//! style, so that [`HEADERS`] can forbid both. Absent: reading of requests and writing of responses, which are the
 //! shell's.
 
 /// One file of the client.
@@ -65,13 +65,25 @@ pub const HEADERS: [(&str, &str); 8] = [
 ];
 
 /// Every file of the client.
-pub static ASSETS: [Asset; 5] = [
+pub static ASSETS: [Asset; 13] = [
     Asset::new("/", "text/html; charset=utf-8", include_bytes!("index.html")),
-    Asset::new("/client.js", "text/javascript; charset=utf-8", include_bytes!("client.js")),
+    script("/client.js", include_bytes!("client.js")),
+    script("/view.js", include_bytes!("view.js")),
+    script("/elements.js", include_bytes!("elements.js")),
+    script("/browser.js", include_bytes!("browser.js")),
+    script("/chat.js", include_bytes!("chat.js")),
+    script("/direct.js", include_bytes!("direct.js")),
+    script("/connection.js", include_bytes!("connection.js")),
+    script("/timeline.js", include_bytes!("timeline.js")),
+    script("/text.js", include_bytes!("text.js")),
     Asset::new("/style.css", "text/css; charset=utf-8", include_bytes!("style.css")),
     Asset::new("/icon.svg", "image/svg+xml", include_bytes!("icon.svg")),
     Asset::new("/manifest.webmanifest", "application/manifest+json", include_bytes!("manifest.webmanifest")),
 ];
+
+const fn script(path: &'static str, body: &'static [u8]) -> Asset {
+    Asset::new(path, "text/javascript; charset=utf-8", body)
+}
 
 /// Sixteen hexadecimal digits and two quotes.
 const ETAG_BYTES: usize = 18;
@@ -111,7 +123,11 @@ mod tests {
         let page = text("/");
         let mut paths = all_between(page, "href=\"/", "\"");
         paths.extend(all_between(page, "src=\"/", "\""));
-        assert!(paths.len() >= 4, "{paths:?}");
+        let scripts = ASSETS.iter().filter(|asset| asset.path.ends_with(".js"));
+        for script in scripts.clone() {
+            paths.extend(all_between(text(script.path), " from './", "'"));
+        }
+        assert!(paths.len() >= 12 + scripts.count(), "{paths:?}");
         for path in paths {
             assert!(asset(&format!("/{path}")).is_some(), "/{path} is not embedded");
         }
@@ -135,10 +151,14 @@ mod tests {
 
     #[test]
     fn the_client_never_writes_markup() {
-        let client = text("/client.js");
-        for sink in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "setAttribute('style'"]
-        {
-            assert!(!client.contains(sink), "{sink}");
+        let scripts: Vec<_> = ASSETS.iter().filter(|asset| asset.path.ends_with(".js")).collect();
+        assert!(scripts.len() > 1);
+        for script in scripts {
+            for sink in
+                ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "setAttribute('style'"]
+            {
+                assert!(!text(script.path).contains(sink), "{} has {sink}", script.path);
+            }
         }
     }
 

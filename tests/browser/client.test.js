@@ -17,6 +17,9 @@ function lobbyAt(seq, first = 1) {
   return setup;
 }
 
+/** The rooms that a person sees. */
+const entered = (chat) => [...chat.rooms.values()].filter(({ isInbox }) => !isInbox).map(({ name }) => name);
+
 /** Lets time pass until the client dials; says how long that was. */
 function waitForDial(env) {
   const { time, sockets: { length } } = env;
@@ -255,6 +258,65 @@ describe('recovery', () => {
     assert.deepEqual(shown(room), range(1, 7));
   });
 
+  test('a session goes on in all its rooms at once, from where each was left', () => {
+    const { env, chat, room } = lobbyAt(3);
+    chat.open('den');
+    env.socket.ok(env.socket.take('join'), { room: 'den', epoch: 'd', seq: 0, members: 1, role: 'host' });
+    env.socket.drop();
+    chat.open('new');
+    waitForDial(env);
+    const connect = welcome(env.socket, { resumed: true });
+    assert.match(connect.resume.session, /^session-/);
+    assert.deepEqual(connect.resume.rooms, { lobby: { epoch: 'e1', seq: 3 }, den: { epoch: 'd', seq: 0 }, '@ann': { epoch: 'inbox', seq: 0 } });
+    assert.deepEqual(env.socket.sent.filter(({ type }) => type === 'join').map(({ room: name }) => name), ['new'], 'only what the session is not in');
+    env.socket.push({ type: 'ok', room: 'lobby', epoch: 'e1', seq: 5, members: 2, role: 'member', recovered: true });
+    for (const one of messages(4, 5)) env.socket.push(one);
+    assert.deepEqual(shown(room), range(1, 5));
+    assert.equal(room.membership, 'in');
+    const first = connect.resume.session;
+    env.socket.drop();
+    waitForDial(env);
+    assert.notEqual(welcome(env.socket, { resumed: true }).resume.session, first, 'each welcome has a new secret');
+  });
+
+  test('after a crash the head may lie beyond the last message, and nothing is missed or waited for', () => {
+    const { env, chat, room } = lobbyAt(3);
+    chat.send(room, 'again');
+    env.socket.drop();
+    waitForDial(env);
+    welcome(env.socket, { resumed: true });
+    env.socket.push({ type: 'ok', room: 'lobby', epoch: 'e1', seq: 4_100, members: 2, role: 'member', recovered: true });
+    assert.equal(env.socket.take('message').key, 'key-1');
+    env.socket.push(message(4_101, 'again', { sender: 'ann', key: 'key-1', prev: 3 }));
+    assert.deepEqual(shown(room), [...range(1, 3), 'again']);
+    assert.ok(!env.socket.types().includes('history'));
+  });
+
+  test('positions that were passed over are not taken for messages that are gone', () => {
+    const { env, room } = lobbyAt(3);
+    const socket = reconnect(env);
+    enterLobby(socket, { seq: 4_100, recovered: false });
+    while (socket.types().includes('history')) {
+      socket.ok(socket.take('history'), { room: 'lobby', epoch: 'e1', messages: messages(2, 3), more: true });
+    }
+    assert.deepEqual(shown(room), range(1, 3));
+  });
+
+  test('a room that was left meanwhile is left once the session goes on, and one that refuses is tried again', () => {
+    const { env, chat } = lobbyAt(1);
+    chat.open('den');
+    env.socket.ok(env.socket.take('join'), { room: 'den', epoch: 'd', seq: 0, members: 1, role: 'host' });
+    env.socket.drop();
+    chat.leave('den');
+    waitForDial(env);
+    welcome(env.socket, { resumed: true });
+    env.socket.push({ type: 'ok', room: 'den', epoch: 'd', seq: 0, members: 1, role: 'host' });
+    assert.equal(env.socket.take('leave').room, 'den');
+    env.socket.push({ type: 'error', code: 'overloaded', message: 'busy', temporary: true });
+    env.pass(2_000);
+    assert.ok(env.socket.sent.some(({ type, room }) => type === 'join' && room === 'lobby'));
+  });
+
   test('every room is entered again, the one that is shown first; one that was refused is not', () => {
     const { env, chat } = lobbyAt(1);
     for (const name of ['a', 'b']) {
@@ -314,44 +376,56 @@ describe('sending', () => {
     assert.deepEqual(sent.map(({ content, key }) => [content, key]), [['one', 'key-1'], ['two', 'key-2']]);
   });
 
-  test('a message whose ok was lost is not sent again when the replay has it', () => {
+  test('a message whose ok was lost is sent again at once, with its key, and shown once', () => {
     const { env, chat, room } = lobbyAt(1);
     chat.send(room, 'arrived');
     chat.send(room, 'lost');
     const socket = reconnect(env);
     enterLobby(socket, { seq: 3, recovered: true });
+    const [first, second] = socket.sent.filter(({ type }) => type === 'message');
+    assert.deepEqual([first.key, second.key], ['key-1', 'key-2']);
     socket.push(message(2));
-    assert.ok(!socket.types().includes('message'), 'not before the replay is over');
     socket.push(message(3, 'arrived', { sender: 'ann', key: 'key-1' }));
-    assert.deepEqual(socket.sent.filter(({ type }) => type === 'message').map(({ key }) => key), ['key-2']);
-    assert.deepEqual(shown(room), ['m1', 'm2', 'arrived']);
-  });
-
-  test('without a replay, history is searched before anything is sent again', () => {
-    const { env, chat, room } = lobbyAt(1);
-    chat.send(room, 'arrived');
-    const socket = reconnect(env);
-    enterLobby(socket, { seq: 2, recovered: false });
-    assert.ok(!socket.types().includes('message'));
-    socket.ok(socket.take('history'), { room: 'lobby', epoch: 'e1', messages: [message(2, 'arrived', { sender: 'ann', key: 'key-1' })], more: true });
-    assert.ok(!socket.types().includes('message'));
-    assert.deepEqual(shown(room), ['m1', 'arrived']);
+    socket.ok(first, { room: 'lobby', seq: 3, timestamp: 1_700_000_003_000, durable: true, duplicate: true });
+    socket.ok(second, { room: 'lobby', seq: 4, timestamp: 1_700_000_004_000, durable: true });
+    socket.push(message(4, 'lost', { sender: 'ann', key: 'key-2' }));
+    assert.deepEqual(shown(room), ['m1', 'm2', 'arrived', 'lost']);
     assert.deepEqual(ownText(room), []);
   });
 
-  test('a room whose stream had not begun is searched as well', () => {
-    const { env, chat } = chatOnline();
-    chat.open('lobby');
-    enterLobby(env.socket, { seq: 40 });
-    const room = chat.rooms.get('lobby');
-    chat.send(room, 'arrived');
-    chat.send(room, 'lost');
+  test('what came back but was not answered is sent again, for it may not be on the disk', () => {
+    const { env, chat, room } = lobbyAt(1);
+    chat.send(room, 'hi');
+    env.socket.push(message(2, 'hi', { sender: 'ann', key: 'key-1' }));
+    assert.deepEqual(client.rowsOf(room, 'ann').filter(({ type }) => type === 'outgoing'), [], 'it is shown as a message');
     const socket = reconnect(env);
-    assert.equal(enterLobby(socket, { seq: 41 }).since, undefined);
-    const history = socket.take('history');
-    assert.ok(!socket.types().includes('message'));
-    socket.ok(history, { room: 'lobby', epoch: 'e1', messages: [message(41, 'arrived', { sender: 'ann', key: 'key-1' })], more: true });
-    assert.deepEqual(socket.sent.filter(({ type }) => type === 'message').map(({ key }) => key), ['key-2']);
+    enterLobby(socket, { seq: 4_099, recovered: true });
+    const again = socket.take('message');
+    assert.equal(again.key, 'key-1');
+    socket.push(message(4_100, 'hi', { sender: 'ann', key: 'key-1', prev: 1 }));
+    socket.ok(again, { room: 'lobby', seq: 4_100, timestamp: 1_700_000_009_000, durable: true });
+    assert.deepEqual(shown(room), ['m1', 'hi']);
+    assert.deepEqual(ownText(room), []);
+  });
+
+  test('what was sent so long ago that its key may be forgotten is searched before it is sent again', () => {
+    for (const recovered of [true, false]) {
+      const { env, chat, room } = lobbyAt(1);
+      chat.send(room, 'arrived');
+      chat.send(room, 'lost');
+      env.socket.drop();
+      env.pass(300_000);
+      const { socket } = env;
+      welcome(socket);
+      enterLobby(socket, { seq: 2, recovered });
+      assert.ok(!socket.types().includes('message'));
+      while (socket.types().includes('history')) {
+        socket.ok(socket.take('history'), { room: 'lobby', epoch: 'e1', messages: [message(1), message(2, 'arrived', { sender: 'ann', key: 'key-1' })], more: false });
+      }
+      assert.deepEqual(socket.sent.filter(({ type }) => type === 'message').map(({ key }) => key), ['key-2']);
+      if (recovered) socket.push(message(2, 'arrived', { sender: 'ann', key: 'key-1' }));
+      assert.deepEqual(shown(room), ['m1', 'arrived']);
+    }
   });
 
   test('after a restart that forgot, what was not acknowledged is sent again', () => {
@@ -364,13 +438,13 @@ describe('sending', () => {
     assert.deepEqual(shown(room), ['m1', '|', 'again']);
   });
 
-  test('a refused message waits for its writer to retry or discard', () => {
+  test('a message that is refused for good waits for its writer to retry or discard', () => {
     const { env, chat, room } = lobbyAt(1);
     chat.send(room, 'hi');
     const { id, key } = env.socket.take('message');
-    env.socket.push({ type: 'error', id, code: 'rate_limited', message: 'too many messages', temporary: true });
+    env.socket.push({ type: 'error', id, code: 'too_large', message: 'too large', temporary: false });
     assert.deepEqual(ownText(room), ['hi: failed']);
-    assert.equal(room.outbox[0].error, 'too many messages');
+    assert.equal(room.outbox[0].error, 'too large');
     reconnect(env);
     enterLobby(env.socket, { seq: 1, recovered: true });
     assert.ok(!env.socket.types().includes('message'), 'not by itself');
@@ -378,6 +452,68 @@ describe('sending', () => {
     assert.equal(env.socket.take('message').key, key);
     chat.discard(room, room.outbox[0]);
     assert.deepEqual(ownText(room), []);
+  });
+
+  test('a message that is refused for now is sent again ever more rarely, in its place, and in the end its writer is asked', () => {
+    const { env, chat, room } = lobbyAt(1);
+    env.chance = 1;
+    const refuse = () => env.socket.push({ type: 'error', id: env.socket.take('message').id, code: 'overloaded', message: 'the disk is full', temporary: true });
+    chat.send(room, 'hi');
+    refuse();
+    chat.send(room, 'there');
+    assert.ok(!env.socket.types().includes('message'), 'nothing overtakes it');
+    env.pass(1_499);
+    assert.ok(!env.socket.types().includes('message'));
+    env.pass(1);
+    assert.deepEqual(env.socket.sent.filter(({ type }) => type === 'message').map(({ content, key }) => [content, key]), [['hi', 'key-1'], ['there', 'key-2']]);
+    refuse();
+    refuse();
+    env.pass(2_000);
+    assert.ok(!env.socket.types().includes('message'), 'both wait, longer');
+    env.pass(500);
+    assert.equal(env.socket.types().filter((type) => type === 'message').length, 2, 'but no longer than for one refusal');
+    refuse();
+    refuse();
+    for (let round = 0; round <= client.REFUSALS_MAX && room.outbox[0].state !== 'failed'; round += 1) {
+      env.pass(30_000);
+      refuse();
+      refuse();
+      env.socket.sent = env.socket.sent.filter(({ type }) => type !== 'ping');
+      env.socket.push({ type: 'pong' });
+    }
+    assert.deepEqual(ownText(room), ['hi: failed', 'there: queued']);
+    chat.resend(room, room.outbox[0]);
+    const again = env.socket.sent.find(({ key }) => key === 'key-1');
+    env.socket.ok(again, { room: 'lobby', seq: 2, timestamp: 1_700_000_002_000, durable: true });
+    assert.deepEqual(shown(room), ['m1', 'hi']);
+  });
+
+  test('what is not with the server outlives the page, with its key', () => {
+    const { env, chat, room } = lobbyAt(1);
+    chat.send(room, 'sent');
+    env.socket.drop();
+    chat.send(room, 'queued');
+    const unsent = JSON.parse(JSON.stringify(chat.unsent()));
+    const later = chatOnline(new FakeEnv(), unsent, 'lobby');
+    enterLobby(later.env.socket, { seq: 1 });
+    const sent = later.env.socket.sent.filter(({ type }) => type === 'message');
+    assert.deepEqual(sent.map(({ content, key }) => [content, key]), [['sent', 'key-1'], ['queued', 'key-2']]);
+    for (const command of sent) later.env.socket.ok(command, { room: 'lobby', seq: command.key === 'key-1' ? 2 : 3, timestamp: 1_700_000_002_000, durable: true });
+    assert.deepEqual(later.chat.unsent(), {});
+  });
+
+  test('of the own message is known whether it is stored, and whom it reached', () => {
+    const { env, chat, room } = lobbyAt(1);
+    chat.send(room, 'hi');
+    const command = env.socket.take('message');
+    assert.equal(command.receipt, true);
+    env.socket.push(message(2, 'hi', { sender: 'ann', key: command.key }));
+    assert.equal(room.items.at(-1).durable, undefined);
+    env.socket.push({ type: 'receipt', room: 'lobby', seq: 2, delivered: 1, members: 2 });
+    env.socket.ok(command, { room: 'lobby', seq: 2, timestamp: 1_700_000_002_000, durable: true });
+    assert.equal(room.items.at(-1).durable, true);
+    assert.deepEqual(room.items.at(-1).reached, { delivered: 1, members: 2 });
+    assert.equal(client.rowsOf(room, 'ann').at(-1).last, true);
   });
 
   test('what the server refuses while it closes is sent on the next connection', () => {
@@ -472,10 +608,10 @@ describe('people and rooms', () => {
     assert.deepEqual([first.from, first.to, first.presence], ['lobby', 'den', true]);
     assert.equal(chat.current, 'lobby');
     env.socket.push({ type: 'error', id: first.id, code: 'room_full', message: 'full', temporary: false });
-    assert.deepEqual([...chat.rooms.keys()], ['lobby']);
+    assert.deepEqual(entered(chat), ['lobby']);
     chat.switch('lobby', 'den');
     env.socket.ok(env.socket.take('switch'), { room: 'den', epoch: 'd', seq: 0, members: 1, role: 'host' });
-    assert.deepEqual([...chat.rooms.keys()], ['den']);
+    assert.deepEqual(entered(chat), ['den']);
     assert.equal(chat.current, 'den');
   });
 
@@ -487,7 +623,7 @@ describe('people and rooms', () => {
     env.socket.push({ ...message(1), room: 'den' });
     chat.leave('lobby');
     assert.equal(chat.current, null);
-    assert.equal(chat.rooms.size, 0);
+    assert.deepEqual(entered(chat), []);
   });
 
   test('leaving with something unsent says so', () => {
@@ -521,6 +657,41 @@ describe('people and rooms', () => {
     assert.equal(room.unread, 0);
   });
 
+  test('what was not read before is unread when a room is entered, and the news begin there', () => {
+    const { env, chat } = chatOnline();
+    chat.open('lobby');
+    env.socket.ok(env.socket.take('join'), { room: 'lobby', epoch: 'e1', seq: 5, members: 2, role: 'member', unread: 2 });
+    const room = chat.rooms.get('lobby');
+    for (const one of messages(1, 6)) env.socket.push(one);
+    assert.equal(room.unread, 3);
+    const rows = client.rowsOf(room, 'ann').map((row) => (row.type === 'message' ? row.item.content : row.type));
+    assert.deepEqual(rows.slice(-4), ['new', 'm4', 'm5', 'm6']);
+  });
+
+  test('the server is told what was read, at most once a second, unless it does not want to know', () => {
+    const { env, chat, room } = lobbyAt(2);
+    chat.markRead(room);
+    env.socket.push(message(3));
+    chat.markRead(room);
+    assert.ok(!env.socket.types().includes('read'));
+    env.pass(client.READ_AFTER_MS);
+    const read = env.socket.take('read');
+    assert.deepEqual([read.room, read.seq], ['lobby', 3]);
+    assert.ok(!env.socket.types().includes('read'));
+    env.socket.ok(read);
+    chat.markRead(room);
+    env.pass(client.READ_AFTER_MS);
+    assert.ok(!env.socket.types().includes('read'), 'nothing new was read');
+    env.socket.push(message(4));
+    chat.markRead(room);
+    env.pass(client.READ_AFTER_MS);
+    env.socket.push({ type: 'error', id: env.socket.take('read').id, code: 'bad_request', message: 'no log', temporary: false });
+    env.socket.push(message(5));
+    chat.markRead(room);
+    env.pass(client.READ_AFTER_MS);
+    assert.ok(!env.socket.types().includes('read'));
+  });
+
   test('the list of rooms is read page by page on request', () => {
     const { env, chat } = chatOnline();
     env.socket.ok(env.socket.take('rooms'), { rooms: [{ room: 'a', members: 2 }], next: 'a' });
@@ -531,6 +702,102 @@ describe('people and rooms', () => {
     assert.equal(second.after, 'a');
     env.socket.ok(second, { rooms: [{ room: 'b', members: 1 }] });
     assert.deepEqual(chat.directory, { rooms: [{ room: 'a', members: 3 }, { room: 'b', members: 1 }], next: null, known: true });
+  });
+});
+
+describe('direct messages', () => {
+  const direct = (seq, text, sender = 'bob') => ({ ...message(seq, text, { sender }), room: '@ann' });
+  const conversation = (chat, peer = 'bob') => chat.rooms.get(client.inboxOf(peer));
+
+  test('make a conversation with each person, of what both said, by time', () => {
+    const { env, chat } = chatOnline();
+    env.socket.push(direct(1, 'hello'));
+    env.socket.push(direct(2, 'and I', 'eve'));
+    assert.deepEqual(entered(chat), ['@bob', '@eve']);
+    const room = conversation(chat);
+    assert.deepEqual([room.unread, conversation(chat, 'eve').unread], [1, 1]);
+    chat.send(room, 'hi bob');
+    const command = env.socket.take('direct');
+    assert.deepEqual([command.to, command.content, command.key, command.room], ['bob', 'hi bob', 'key-1', undefined]);
+    env.socket.ok(command, { room: '@bob', seq: 9, timestamp: 1_700_000_003_000, durable: true });
+    env.socket.push(direct(4, 'how are you?'));
+    env.socket.push(direct(4, 'how are you?'));
+    assert.deepEqual(shown(room), ['hello', 'hi bob', 'how are you?']);
+    assert.equal(room.items[1].durable, true);
+    assert.deepEqual(shown(conversation(chat, 'eve')), ['and I']);
+  });
+
+  test('that were sent from this browser are remembered, for nobody else may read them', () => {
+    const { env, chat } = chatOnline();
+    chat.open('@bob');
+    chat.send(conversation(chat), 'hi');
+    env.socket.ok(env.socket.take('direct'), { room: '@bob', seq: 1, timestamp: 1_700_000_003_000, durable: true });
+    const later = new FakeEnv();
+    later.stored = env.stored;
+    const again = chatOnline(later, {}, '@bob');
+    assert.deepEqual(shown(conversation(again.chat)), ['hi']);
+  });
+
+  test('that came while nobody was here are unread, each in its conversation', () => {
+    const { env, chat } = chatOnline(new FakeEnv(), {}, 'lobby', { seq: 4_100, unread: 2 });
+    const history = env.socket.take('history');
+    assert.equal(history.room, '@ann');
+    const page = [direct(1, 'old'), direct(2, 'older', 'eve'), direct(3, 'new'), direct(4, 'newer', 'eve')];
+    env.socket.ok(history, { room: '@ann', epoch: 'inbox', messages: page, more: false });
+    assert.deepEqual([conversation(chat).unread, conversation(chat, 'eve').unread], [1, 1]);
+    env.socket.push({ ...direct(4_101, 'newest'), prev: 4 });
+    assert.equal(conversation(chat).unread, 2);
+    chat.markRead(conversation(chat));
+    env.pass(client.READ_AFTER_MS);
+    assert.equal(env.socket.take('read').seq, 3, 'what eve wrote is still to be read');
+    chat.markRead(conversation(chat, 'eve'));
+    env.pass(client.READ_AFTER_MS);
+    assert.equal(env.socket.take('read').seq, 4_101);
+  });
+
+  test('of an inbox that was never read are all unread', () => {
+    const { env, chat } = chatOnline(new FakeEnv(), {}, 'lobby', { seq: 2 });
+    env.socket.ok(env.socket.take('history'), { room: '@ann', epoch: 'inbox', messages: [direct(1, 'a'), direct(2, 'b')], more: false });
+    assert.equal(conversation(chat).unread, 2);
+  });
+
+  test('that wait for the connection are sent again with their keys, and read further back through the inbox', () => {
+    const { env, chat } = chatOnline(new FakeEnv(), {}, '@bob', { seq: 150, unread: 0 });
+    env.socket.ok(env.socket.take('history'), { room: '@ann', epoch: 'inbox', messages: Array.from({ length: 100 }, (_, at) => direct(at + 51, `b${at + 51}`)), more: true });
+    const room = conversation(chat);
+    assert.equal(room.items.length, 100);
+    chat.loadOlder(room);
+    const older = env.socket.take('history');
+    assert.deepEqual([older.room, older.before], ['@ann', 51]);
+    env.socket.ok(older, { room: '@ann', epoch: 'inbox', messages: Array.from({ length: 50 }, (_, at) => direct(at + 1, `b${at + 1}`)), more: false });
+    assert.equal(room.items.length, 150);
+    assert.equal(room.unread, 0);
+    chat.send(room, 'lost');
+    env.socket.drop();
+    waitForDial(env);
+    welcome(env.socket, { resumed: true });
+    assert.equal(env.socket.take('direct').key, 'key-1');
+    assert.ok(!env.socket.types().includes('leave'));
+  });
+
+  test('are written with /msg, to names of one word or in quotes', () => {
+    assert.deepEqual(client.parseDirect('/msg bob hello there'), { to: 'bob', text: 'hello there' });
+    assert.deepEqual(client.parseDirect('/msg @bob hello'), { to: 'bob', text: 'hello' });
+    assert.deepEqual(client.parseDirect('/msg "Mara Lind" two\nlines'), { to: 'Mara Lind', text: 'two\nlines' });
+    assert.deepEqual(client.parseDirect('/msg bob'), { to: '', text: '' });
+    assert.equal(client.parseDirect('/message bob hello'), null);
+    assert.equal(client.parseDirect('say /msg bob hello'), null);
+  });
+
+  test('to oneself are refused, and another name has other conversations', () => {
+    const { env, chat, told } = chatOnline();
+    chat.open('@ann');
+    assert.deepEqual(told, ['That is you.']);
+    env.socket.push(direct(1, 'hello'));
+    chat.start('bob');
+    assert.deepEqual(entered(chat), []);
+    env.socket.accept();
+    assert.equal(env.socket.take('connect').resume, undefined, 'nor its session');
   });
 });
 
@@ -570,6 +837,16 @@ describe('connection', () => {
     welcome(env.socket);
     assert.equal(chat.connection.phase, 'online');
     assert.equal(env.socket.take('join').room, 'lobby');
+  });
+
+  test('a session that went on elsewhere is not taken back, but a new one may be begun', () => {
+    const { env, chat } = lobbyAt(0);
+    env.socket.drop(4501, 'session resumed elsewhere');
+    env.pass(600_000);
+    assert.deepEqual([chat.connection.phase, env.sockets.length], ['stopped', 1]);
+    assert.match(chat.connection.text, /another place/);
+    chat.connection.retryNow();
+    assert.equal(welcome(env.socket).resume, undefined);
   });
 
   test('attempts that fail are made ever more rarely, and a good connection forgets them', () => {

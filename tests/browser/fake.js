@@ -1,11 +1,13 @@
 // What the client is handed in place of a browser: sockets, a clock that only tests move, and no chance.
 
-import { readFileSync } from 'node:fs';
+import * as chatModule from '../../src/web/chat.js';
+import * as connection from '../../src/web/connection.js';
+import * as direct from '../../src/web/direct.js';
+import * as text from '../../src/web/text.js';
+import * as timeline from '../../src/web/timeline.js';
 
-const source = readFileSync(new URL('../../src/web/client.js', import.meta.url));
-
-/** The client's own exports. Loaded by content: it is a module by its type attribute, which Node does not see. */
-export const client = await import(`data:text/javascript;base64,${source.toString('base64')}`);
+/** Everything of the client that needs no page. */
+export const client = { ...text, ...timeline, ...direct, ...connection, ...chatModule };
 
 /** One socket as the client sees it, and its other end as the test does. */
 export class FakeSocket {
@@ -82,6 +84,16 @@ export class FakeEnv {
     this.#timers = this.#timers.filter((other) => other !== timer);
   }
 
+  stored = new Map();
+
+  load(key) {
+    return this.stored.has(key) ? JSON.parse(this.stored.get(key)) : null;
+  }
+
+  save(key, value) {
+    this.stored.set(key, JSON.stringify(value));
+  }
+
   uuid() {
     this.#uuids += 1;
     return `key-${this.#uuids}`;
@@ -101,9 +113,8 @@ export class FakeEnv {
   }
 }
 
-/** A chat of `ann` that is online, with what the page was told. */
-export function chatOnline() {
-  const env = new FakeEnv();
+/** A chat of `ann` that is online, with what the page was told. `inbox`: how the server describes hers. */
+export function chatOnline(env = new FakeEnv(), unsent = {}, open = null, inbox = {}) {
   const told = [];
   let refused = null;
   const page = {
@@ -116,16 +127,31 @@ export function chatOnline() {
     farSide: () => 'top',
   };
   const chat = new client.Chat(env, 'ws://fake/ws', page);
-  chat.start('ann');
-  welcome(env.socket);
+  if (open) chat.open(open);
+  chat.start('ann', unsent);
+  welcome(env.socket, { inbox });
   return { env, chat, told, refused: () => refused };
 }
 
-export function welcome(socket) {
+/** Welcomes the client. Without `resumed` it has to enter its rooms again; its inbox, which is empty, is entered at once. */
+export function welcome(socket, { resumed, inbox } = {}) {
   socket.accept();
   const connect = socket.take('connect');
   const limits = { message_bytes: 1_000, rooms: 128, unanswered: 64 };
-  socket.push({ type: 'welcome', id: connect.id, user: connect.name, heartbeat_ms: 30_000, limits });
+  const answer = connect.resume ? { resumed: resumed ?? false } : {};
+  sessions += 1;
+  socket.push({ type: 'welcome', id: connect.id, user: connect.name, session: `session-${sessions}`, heartbeat_ms: 30_000, limits, ...answer });
+  if (!resumed) enterInbox(socket, inbox);
+  return connect;
+}
+
+let sessions = 0;
+
+function enterInbox(socket, fields = {}) {
+  const at = socket.sent.findIndex(({ type, room }) => type === 'join' && room.startsWith('@'));
+  const [join] = socket.sent.splice(at, 1);
+  socket.ok(join, { room: join.room, epoch: 'inbox', seq: 0, members: 1, role: 'host', ...(join.since ? { recovered: true } : {}), ...fields });
+  return join;
 }
 
 export function message(seq, text = `m${seq}`, fields = {}) {

@@ -44,9 +44,15 @@ export class Server {
   #process = null;
   #data = mkdtempSync(path.join(tmpdir(), 'hubbub-browser-'));
   #output = '';
+  #flags;
 
-  static async start() {
-    const server = new Server();
+  constructor(flags) {
+    this.#flags = flags;
+  }
+
+  /** `flags`: what the server is told beside its ports and data. */
+  static async start(...flags) {
+    const server = new Server(flags);
     server.port = await freePort();
     server.tcpPort = await freePort();
     server.adminPort = await freePort();
@@ -57,7 +63,7 @@ export class Server {
   async start() {
     const flags = { listen: this.port, 'tcp-listen': this.tcpPort, 'admin-listen': this.adminPort };
     const addresses = Object.entries(flags).flatMap(([flag, port]) => [`--${flag}`, `127.0.0.1:${port}`]);
-    const child = spawn(serverBinary(), ['serve', ...addresses, '--data-dir', this.#data, '--shards', '2'], { stdio: ['ignore', 'pipe', 'pipe'] });
+    const child = spawn(serverBinary(), ['serve', ...addresses, '--data-dir', this.#data, '--shards', '2', ...this.#flags], { stdio: ['ignore', 'pipe', 'pipe'] });
     this.#process = child;
     for (const stream of [child.stdout, child.stderr]) stream.on('data', (text) => (this.#output += text));
     let exited = null;
@@ -197,7 +203,23 @@ export const PHONE = { viewport: { width: 360, height: 680 }, deviceScaleFactor:
 export async function launchBrowser() {
   return chromium.launch({
     executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
-    args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'],
+    args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync', ...(process.env.WEB ? ['--disable-features=LocalNetworkAccessChecks'] : [])],
+  });
+}
+
+/** Has the page get the files of a folder, under the server's headers. */
+async function serveFrom(page, folder) {
+  await page.route((url) => /^\/([a-z]+\.(js|css))?$/.test(url.pathname), async (route) => {
+    const { pathname } = new URL(route.request().url());
+    const file = path.join(folder, pathname === '/' ? 'index.html' : pathname);
+    const home = await route.fetch({ url: new URL('/', route.request().url()).href, headers: {} }).catch(() => null);
+    if (!home) {
+      await route.abort('connectionrefused');
+      return;
+    }
+    const type = { '.html': 'text/html', '.js': 'text/javascript', '.css': 'text/css' }[path.extname(file)];
+    const { 'content-length': _length, etag: _etag, 'content-encoding': _encoding, ...headers } = home.headers();
+    await route.fulfill({ path: file, headers: { ...headers, 'content-type': `${type}; charset=utf-8` } });
   });
 }
 
@@ -220,7 +242,12 @@ export class Person {
     const page = await this.context.newPage();
     page.setDefaultTimeout(WAIT_MS);
     page.on('pageerror', (error) => this.problems.push(`error: ${error.message}`));
+    if (process.env.WEB) await serveFrom(page, path.resolve(root, process.env.WEB));
     page.on('dialog', (dialog) => {
+      if (dialog.type() === 'beforeunload') {
+        dialog.accept().catch(() => {});
+        return;
+      }
       this.problems.push(`dialog: ${dialog.message()}`);
       dialog.dismiss().catch(() => {});
     });
@@ -228,6 +255,12 @@ export class Person {
       if (message.type() === 'error' || message.type() === 'warning') this.problems.push(`${message.type()}: ${message.text()}`);
     });
     return page;
+  }
+
+  /** A direct message, by the command. */
+  async whisper(name, text) {
+    await this.say(`/msg ${name} ${text}`);
+    await this.page.getByRole('heading', { level: 1, name }).waitFor();
   }
 
   async enter(name) {

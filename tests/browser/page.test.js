@@ -28,6 +28,12 @@ async function proxyBefore() {
   return proxy;
 }
 
+/** A server of other settings in place of the one that every test begins with. */
+async function serverWith(...flags) {
+  await server.end();
+  server = await Server.start(...flags);
+}
+
 function calm(...people) {
   for (const person of people) assert.deepEqual(person.complaints(), [], `what the browser of ${person.name} complained about`);
 }
@@ -162,7 +168,7 @@ describe('rooms', () => {
     await ann.page.goBack();
     await ann.page.getByRole('heading', { level: 1, name: 'lobby' }).waitFor();
 
-    await finder.fill('@nobody');
+    await finder.fill('€'.repeat(50)); // 150 bytes
     await finder.press('Enter');
     await ann.page.getByText(/^You are not in this room\./).waitFor();
     assert.ok(await ann.composer.isDisabled());
@@ -213,7 +219,61 @@ describe('rooms', () => {
 });
 
 describe('when the connection fails', () => {
-  test('a restarted server is found again, the break is marked, and talk goes on', async () => {
+  test('killed and started again, the server has everything, once, and the page what was written meanwhile', async () => {
+    const ann = await arrive('ann');
+    const bob = await arrive('bob');
+    for (const text of ['one', 'two', 'three']) await ann.say(text);
+    await bob.sees('three');
+    await ann.page.getByText(/^Stored/).waitFor();
+    assert.equal(await server.stop(), 'SIGKILL');
+    await ann.page.locator('.app[data-phase="waiting"]').waitFor();
+    await ann.say('written while it was away');
+    await server.start();
+    const talker = await line('talker', 'lobby');
+    await talker.say('lobby', 'first after it');
+    for (const person of [ann, bob]) {
+      await person.reconnect();
+      await person.sees('written while it was away');
+      await person.sees('first after it');
+    }
+    await bob.say('after');
+    await ann.sees('after');
+    for (const person of [ann, bob]) {
+      const texts = await person.texts();
+      assert.deepEqual(texts.slice(0, 3), ['one', 'two', 'three']);
+      assert.deepEqual([...texts].sort(), ['after', 'first after it', 'one', 'three', 'two', 'written while it was away']);
+      assert.equal(await person.page.locator('.break').count(), 0, 'positions that were passed over are no gap');
+      assert.deepEqual(person.complaints({ connectionsFail: true }), []);
+    }
+    const late = await arrive('late');
+    await late.sees('after');
+    assert.deepEqual(await late.texts(), await ann.texts());
+  });
+
+  test('what has not been answered survives a reload, and is sent once', async () => {
+    const ann = await arrive('ann');
+    const bob = await arrive('bob');
+    await ann.say('before');
+    await bob.sees('before');
+    await ann.page.evaluate(() => {
+      WebSocket.prototype.send = () => {}; // as when the network takes what is written and loses it
+    });
+    await ann.say('on its way');
+    await ann.say('and this');
+    await ann.page.getByText('Sending…').first().waitFor();
+    await ann.page.reload();
+    await ann.online();
+    await ann.sees('and this');
+    await bob.sees('and this');
+    for (const person of [ann, bob]) assert.deepEqual(await person.texts(), ['before', 'on its way', 'and this']);
+    await ann.page.reload();
+    await ann.sees('and this');
+    assert.deepEqual(await ann.texts(), ['before', 'on its way', 'and this'], 'not once more');
+    calm(ann, bob);
+  });
+
+  test('a restarted server that keeps nothing is found again, the break is marked, and talk goes on', async () => {
+    await serverWith('--history', 'memory');
     const ann = await arrive('ann');
     const bob = await arrive('bob');
     await ann.say('before');
@@ -296,6 +356,7 @@ describe('when the connection fails', () => {
   });
 
   test('what is no longer kept is marked as gone', async () => {
+    await serverWith('--history', 'memory');
     const proxy = await proxyBefore();
     const ann = await arrive('ann', { port: proxy.port });
     const talker = await line('talker', 'lobby');
@@ -309,7 +370,7 @@ describe('when the connection fails', () => {
     await ann.sees('number 1250');
     const gone = ann.page.getByText(/^[\d,]+ messages from here are no longer kept\.$/);
     await until(async () => {
-      await ann.page.locator('.break:not(.quiet-break)').scrollIntoViewIfNeeded();
+      await ann.page.locator('.break:not(.quiet-break)').scrollIntoViewIfNeeded({ timeout: 500 }).catch(() => {}); // it may just be drawn anew
       if (await gone.isVisible()) return true;
       await ann.page.getByRole('button', { name: 'Load' }).click({ timeout: 500 }).catch(() => {}); // it may just be loading
       return false;
@@ -361,6 +422,71 @@ describe('the name', () => {
     await ann.page.getByRole('alert').getByText(/control character/).waitFor();
     await ann.enter('ann');
     calm(ann);
+  });
+});
+
+describe('unread messages', () => {
+  test('are counted from where one stopped reading, also after the page was gone', async () => {
+    const ann = await arrive('ann');
+    const talker = await line('talker', 'lobby', 'den');
+    await talker.say('den', 'read');
+    await ann.page.goto(`${ann.page.url().split('#')[0]}#den`);
+    await ann.sees('read');
+    await until(async () => {
+      const reader = await line('ann');
+      return (await reader.ask({ type: 'join', room: 'den' })).unread === 0;
+    }, 'the server knows what was read');
+    await ann.room('lobby');
+    await ann.page.goto('about:blank');
+    await talker.sayAll('den', ['unread', 'unread too']);
+    await ann.page.goBack();
+    const rooms = ann.page.getByRole('navigation', { name: 'Rooms' });
+    await rooms.getByRole('button', { name: 'den 2 new messages' }).waitFor();
+    await ann.picture('unread');
+    await ann.room('den');
+    await ann.page.locator('.news').waitFor();
+    const order = await ann.page.locator('.news, .message .text').allTextContents();
+    assert.deepEqual(order, ['read', 'New', 'unread', 'unread too']);
+    await rooms.getByRole('button', { name: /^den 2 new/ }).waitFor({ state: 'hidden' });
+    calm(ann);
+  });
+});
+
+describe('direct messages', () => {
+  test('are between two, whether by a click or by a command, and wait for those who are away', async () => {
+    const ann = await arrive('ann');
+    const bob = await arrive('bob');
+    const eve = await arrive('eve');
+    await ann.page.getByRole('complementary').getByRole('button', { name: 'bob : write a direct message' }).click();
+    await ann.page.getByRole('heading', { level: 1, name: 'bob' }).waitFor();
+    await ann.say('psst, Bob');
+    await ann.page.getByText('Stored').waitFor();
+    const conversation = bob.page.getByRole('navigation', { name: 'Rooms' }).getByRole('button', { name: 'ann 1 new message' });
+    await conversation.waitFor();
+    await bob.picture('direct-arrived');
+    await conversation.click();
+    await bob.sees('psst, Bob');
+    await bob.say('yes?');
+    await ann.sees('yes?');
+    await eve.whisper('ann', 'it is me, eve');
+    await ann.page.getByRole('button', { name: 'eve 1 new message' }).waitFor();
+    assert.deepEqual(await accessibilityFaults(ann.page), []);
+    await ann.picture('direct');
+    for (const person of [ann, bob]) assert.deepEqual(await person.texts(), ['psst, Bob', 'yes?']);
+    assert.deepEqual(await eve.texts(), ['it is me, eve']);
+    await ann.page.reload();
+    await ann.sees('psst, Bob');
+    assert.deepEqual(await ann.texts(), ['psst, Bob', 'yes?'], 'also what this browser sent');
+
+    await bob.page.goto('about:blank');
+    await ann.say('are you there?');
+    await ann.page.getByText('Stored').waitFor();
+    await bob.page.goBack();
+    await bob.sees('are you there?');
+    assert.deepEqual(await bob.texts(), ['psst, Bob', 'yes?', 'are you there?']);
+    await bob.room('lobby');
+    assert.deepEqual(await bob.texts(), [], 'nothing of it is in the room');
+    calm(ann, bob, eve);
   });
 });
 

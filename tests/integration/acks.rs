@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Deadline, Launch, Server, http, until};
+use crate::harness::{Client, DataDir, Deadline, Launch, Server, http, until};
 
 const KEY: [(&str, &str); 1] = [("Authorization", "Bearer a key of this test alone")];
 
@@ -77,12 +77,15 @@ fn what_is_never_acknowledged_is_tried_again_and_set_aside_and_replayed() {
     assert_eq!((&attempts[0].0["redelivered"], &attempts[0].0["attempt"]), (&Value::Null, &Value::Null));
     for (attempt, (message, at)) in attempts.iter().enumerate().skip(1) {
         assert_eq!((message.seq(), &message["attempt"]), (1, &json!(attempt + 1)));
-        // 150 ms, then 300 ms more.
-        let due = Duration::from_millis([0, 150, 450][attempt]);
+        // 150 ms, then 300 ms more; the server counts in whole milliseconds.
+        let due = Duration::from_millis([0, 149, 449][attempt]);
         assert!(*at >= due && *at < due + Duration::from_secs(5), "attempt {attempt} after {at:?}");
     }
     let listed = until("the letter", || Some(letters(&server, "jobs")).filter(|letters| !letters.is_empty()));
     assert_eq!(listed.len(), 1);
+    // A shard reports at the end of its turn, a letter is there before that.
+    let sums = || ["hubbub_redelivered_total", "hubbub_dead_letters_total"].map(|name| server.metrics().sum(name, &[]));
+    until("the figures", || (sums() == [2, 1]).then_some(()));
     let letter = &listed[0];
     assert_eq!((&letter["user"], &letter["seq"], &letter["reason"]), (&json!("bob"), &json!(1), &json!("attempts")));
     assert_eq!((&letter["attempts"], &letter["content"]), (&json!(3), &json!({"job": 1})));
@@ -123,6 +126,56 @@ fn letters_are_purged_and_the_api_refuses_nonsense() {
     let bad = purge("?user=%20");
     assert_eq!((bad.status, bad.header("Content-Type")), (400, Some("application/problem+json")));
     assert_eq!(http(server.admin(), "GET", "/api/v1/rooms/jobs/dead-letters", &[]).status, 403);
+    server.stop();
+}
+
+#[test]
+fn what_retention_takes_before_it_is_acknowledged_can_still_be_replayed() {
+    let folder = DataDir::new();
+    let rules = folder.path().join("hubbub.toml");
+    std::fs::write(&rules, "[[rooms]]\npattern = 'jobs'\nhistory = 'durable'\nhistory_size = 3\n").unwrap();
+    let config = format!("--config={}", rules.display());
+    // Here is somebody who never acknowledges, too, and is not sent anything again meanwhile.
+    let launch = launch().arguments([&config, "--store-maintenance-interval=1s", "--ack-timeout=1h"]);
+    let launch = launch.arguments(["--ack-timeout-max=1h"]);
+    let server = launch.start();
+    let (mut bob, _) = consumer(&server, "bob", "jobs");
+    let (mut eve, _) = consumer(&server, "eve", "jobs");
+    let mut ann = server.member("ann", "jobs");
+    ann.say_and_wait("jobs", json!({"job": 1}));
+    assert_eq!(bob.expect("message").seq(), 1);
+    bob.ok(json!({"type": "ack", "room": "jobs", "seq": 1}));
+    drop(bob);
+    for job in 2..=6 {
+        ann.say_and_wait("jobs", json!({"job": job}));
+    }
+    let listed = until("the letters", || Some(letters(&server, "jobs")).filter(|letters| letters.len() == 5));
+    let about = |letter: &Value| {
+        assert_eq!((&letter["reason"], &letter["attempts"]), (&json!("retention"), &json!(0)));
+        assert_eq!(letter["content"], json!({"job": letter["seq"]}));
+        (letter["user"].as_str().unwrap().to_owned(), letter["seq"].as_u64().unwrap())
+    };
+    let expected = [("bob", 2), ("bob", 3), ("eve", 1), ("eve", 2), ("eve", 3)];
+    assert_eq!(listed.iter().map(about).collect::<Vec<_>>(), expected.map(|(user, seq)| (user.to_owned(), seq)));
+    // Whoever is there goes on.
+    assert_eq!(eve.messages(6).last().unwrap().seq(), 6);
+    eve.ok(json!({"type": "ack", "room": "jobs", "seq": 6}));
+    let replay = http(server.admin(), "POST", "/api/v1/rooms/jobs/dead-letters/replay?user=bob", &KEY);
+    assert_eq!((replay.status, replay.text().as_str()), (202, r#"{"count":2}"#));
+    until("the marks", || letters(&server, "jobs")[..2].iter().all(|letter| letter["replay"] == true).then_some(()));
+    server.stop();
+    let server = launch.start();
+    let (mut bob, _) = consumer(&server, "bob", "jobs");
+    let sent = bob.messages(5);
+    let mut sent: Vec<(u64, Value)> = sent.iter().map(|m| (m.seq(), m["content"]["job"].clone())).collect();
+    sent.sort_by_key(|(seq, _)| *seq);
+    assert_eq!(sent, [2, 3, 4, 5, 6].map(|seq| (seq, json!(seq))), "letters of the past, and the log");
+    let page = bob.ok(json!({"type": "history", "room": "jobs", "after": 0}));
+    assert_eq!(page["messages"][0]["seq"], 4);
+    for seq in [2, 3, 6] {
+        bob.ok(json!({"type": "ack", "room": "jobs", "seq": seq}));
+    }
+    until("the letters to be gone", || letters(&server, "jobs").iter().all(|l| l["user"] == "eve").then_some(()));
     server.stop();
 }
 

@@ -172,11 +172,14 @@ fn full_and_free_again(min_free: u64, free: u64, state: &str) {
     ann.say("memory", "still here");
     assert_eq!(bob.expect("message")["content"], "still here");
     if state == "disk_full" {
-        // A failed store is closed, and whoever reads from it waits until it is open again.
         includes(&all(&mut bob, "lobby"), &kept);
+    } else {
+        cannot_be_read(&mut bob);
     }
     fs::remove_file(filler).unwrap();
     until("the store to go on", || say(&mut ann, &mut kept).then_some(()));
+    bob.join("new 1");
+    includes(&all(&mut bob, "lobby"), &kept);
     until("readyz to say so", || Some(ready(&server)).filter(|(status, _)| *status == 200));
     for _ in 0..10 {
         assert!(say(&mut ann, &mut kept));
@@ -194,6 +197,20 @@ fn full_and_free_again(min_free: u64, free: u64, state: &str) {
     check(&server);
     server.stop();
     check(&launch.start());
+}
+
+/// A store that is closed answers all the same: more questions than may be unanswered at once, each with an error that
+/// passes.
+fn cannot_be_read(client: &mut Client) {
+    let questions = (0..100).map(|n| json!({"type": "join", "room": format!("new {n}")}));
+    let ids: Vec<u64> = questions.map(|question| client.send_with_id(question)).collect();
+    for id in ids {
+        let reply = client.reply_to(id);
+        assert_eq!((&reply["code"], &reply["temporary"]), (&json!("overloaded"), &json!(true)), "{}", reply.text);
+    }
+    // This may be all in memory.
+    let reply = client.ask(json!({"type": "history", "room": "lobby", "after": 0}));
+    assert!(reply.kind() == "ok" || reply["code"] == "overloaded", "{}", reply.text);
 }
 
 #[test]

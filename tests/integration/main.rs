@@ -6,6 +6,7 @@
 mod abuse;
 mod acks;
 mod admin;
+mod backup;
 mod chat;
 mod config;
 mod descriptors;

@@ -2,6 +2,7 @@
 
 use super::{only, owned_by};
 use crate::chat::driver::{World, join};
+use crate::chat::log::{LogAnswer, LogFailure};
 use crate::ids::Member;
 use crate::limits::{Limits, ROOM_GATHERS_MAX};
 use crate::message::command::{CommandBody, Join};
@@ -32,6 +33,27 @@ fn presence_is_pushed_once_a_second_to_those_who_asked() {
     world.advance(Duration::from_secs(10));
     assert!(only(&world.log(ann), &["presence"]).is_empty());
     assert!(only(&world.log(cat), &["presence"]).is_empty());
+    world.check();
+}
+
+#[test]
+fn a_room_that_cannot_be_opened_is_asked_for_again() {
+    let mut world = World::durable(2);
+    let room = owned_by(1, 2);
+    let (ann, bob) = (world.joined(0, "ann", &[&room]), world.joined(1, "bob", &[&room]));
+    assert!(world.log(ann).is_empty() && world.log(bob).is_empty(), "nobody enters a room before it is known");
+    assert_eq!(world.answer(1, &Err(LogFailure::Unreadable)), 1);
+    for member in [ann, bob] {
+        assert_eq!(world.log(member), ["error 1 overloaded"]);
+    }
+    world.check();
+    assert_eq!(world.states[1].counts().rooms, 0, "a room of which nothing is known is forgotten");
+    world.join(ann, &room);
+    assert_eq!(world.answer(1, &Ok(LogAnswer::Opened(None))), 1);
+    assert_eq!(world.log(ann), [format!("ok 1 {room}@0 1 host")]);
+    world.say(ann, &room, "1");
+    world.pump();
+    assert_eq!(world.log(ann), [format!("message {room}:1 ann 1")]);
     world.check();
 }
 

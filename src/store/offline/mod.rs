@@ -1,9 +1,10 @@
 //! What an operator does to a store: check, export, import, compact, back up. All but the backup of a running store work
-//! on a directory that no server uses, which the lock sees to.
+//! on a directory that no server uses, which the lock sees to; that backup comes from the server itself (`remote`).
 
 mod check;
 mod dump;
 mod import;
+mod remote;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +18,7 @@ use super::life::{ReadError, StoreReader};
 pub use check::Checked;
 pub use dump::{Counts, DUMP_FORMAT};
 pub use import::Epochs;
+pub use remote::fetch;
 
 /// Why a command did not do what it should.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +46,17 @@ pub enum OfflineError {
     /// The directory to import into is in use by something else.
     #[error("{} is not empty: import into a directory that is empty or not there", .0.display())]
     NotEmpty(PathBuf),
+    /// A server has the store that is to be backed up.
+    #[error("{} is in use by a server: ask it for the backup with --admin http://HOST:PORT --admin-key-file FILE", .0.display())]
+    Running(PathBuf),
+    /// A server does not give its backup, or not all of it.
+    #[error("{address}: {what}")]
+    Server {
+        /// Which.
+        address: String,
+        /// What it says, or what went wrong.
+        what: String,
+    },
     /// The output or input fails.
     #[error("{what}: {source}")]
     Io {
@@ -92,6 +105,14 @@ pub fn check(dir: &Path, out: &mut dyn Write) -> Result<Checked, OfflineError> {
 /// Writes the whole store as lines of JSON; `docs/storage.md` has their format.
 pub fn export(dir: &Path, out: &mut dyn Write) -> Result<Counts, OfflineError> {
     dump::dump(&Engine::open_existing(dir)?, out, &|| false)
+}
+
+/// As [`export`]; of a server that runs, [`fetch`] is the way.
+pub fn backup(dir: &Path, out: &mut dyn Write) -> Result<Counts, OfflineError> {
+    export(dir, out).map_err(|error| match error {
+        OfflineError::Store(StoreError::Locked(dir)) => OfflineError::Running(dir),
+        error => error,
+    })
 }
 
 /// Makes a store of what [`export`] or [`StoreReader::backup`] wrote, in a directory that is empty or not there. It
