@@ -94,6 +94,10 @@ impl State {
         let (Some(log), Some(people)) = (&mut room.log, &room.people) else {
             return;
         };
+        // What was asked for someone who is about to enter may be older than what was written since.
+        if !log.entering.is_empty() {
+            return;
+        }
         let applied = self.journal.applied;
         let stays = |user: &UserName, reader: &Reader| reader.ticket > applied || people.is_connected(user);
         if log.readers.get(user).is_some_and(|reader| !stays(user, reader)) {
@@ -152,21 +156,21 @@ impl State {
         if seq > sent {
             return Err(Refusal::new(ErrorCode::BadRequest, "`seq` has not been sent to this member yet"));
         }
-        let before = consumer.acked;
         if let Some(letter) = consumer.acknowledge(seq) {
             let seq = letter.message.seq;
             self.journal.write(LogWrite::DropLetter { epoch: letter.epoch, seq, user: user.clone() });
             return Ok(());
         }
         let acked = consumer.acked;
-        if acked > before {
+        // The consumer may have come here without the store being told: retention overtook it.
+        if let Some(reader) = room.log.as_mut().and_then(|log| log.readers.get_mut(user))
+            && reader.ack.is_none_or(|written| written < acked)
+        {
             self.journal.write(LogWrite::Cursor { epoch, user: user.clone(), kind: CursorKind::Ack, seq: acked });
-            if let Some(reader) = room.log.as_mut().and_then(|log| log.readers.get_mut(user)) {
-                reader.ack = Some(acked);
-                reader.ticket = self.journal.ticket();
-            }
-            self.acknowledged(id, user, acked);
+            reader.ack = Some(acked);
+            reader.ticket = self.journal.ticket();
         }
+        self.acknowledged(id, user, acked);
         Ok(())
     }
 

@@ -39,14 +39,14 @@ impl State {
         let reader = log.readers.entry(user.clone()).or_default();
         let acked = match reader.ack {
             Some(acked) => acked.max(log.trimmed),
-            None => {
-                // From here on nothing may be missed, also if nothing is ever acknowledged.
-                self.journal.write(LogWrite::Cursor { epoch, user: user.clone(), kind: CursorKind::Ack, seq: start });
-                start
-            }
+            None => start,
         };
-        reader.ack = Some(acked);
-        reader.ticket = self.journal.ticket();
+        if reader.ack != Some(acked) {
+            // From here on nothing may be missed, also if nothing is ever acknowledged.
+            self.journal.write(LogWrite::Cursor { epoch, user: user.clone(), kind: CursorKind::Ack, seq: acked });
+            reader.ack = Some(acked);
+            reader.ticket = self.journal.ticket();
+        }
         let before = log.away.remove(&user).unwrap_or_default();
         Some(Consumer::new(user, acked, before, letters))
     }
