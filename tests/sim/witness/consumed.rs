@@ -57,8 +57,10 @@ impl Witness {
             env.fail(|| format!("{author:?} in {room} got {seq} for the {attempt}th time after the {before}th"));
         }
         fed.delivered.insert(seq, (now_ms, attempt));
-        let open =
-            fed.delivered.range(sent + 1..).filter(|(seq, (_, attempt))| *attempt < max && !fed.letters.contains(seq));
+        let open = fed
+            .delivered
+            .range(sent.max(env.store.trimmed(view.epoch).0) + 1..)
+            .filter(|(seq, (_, attempt))| *attempt < max && !fed.letters.contains(seq));
         let open = open.count();
         if open > ACK_WINDOW + REPLAY_CHUNK_MESSAGES {
             env.fail(|| format!("{author:?} in {room} has {open} to acknowledge"));
