@@ -314,7 +314,7 @@ mod tests {
 
     #[test]
     fn a_connection_costs_little() {
-        // 50,000 of these are held; what they cost is a promise (1.5 KiB per connection, all told).
+        // 50,000 of these are held, and each byte counts.
         assert!(size_of::<Option<Session>>() <= 208, "{}", size_of::<Option<Session>>());
         assert!(size_of::<Membership>() <= 40, "{}", size_of::<Membership>());
     }
