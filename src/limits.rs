@@ -105,10 +105,6 @@ const _: () = assert!(HISTORY_PAGE_BYTES < OUTBOX_BYTES_MIN, "a page must fit an
 pub struct Limits {
     /// Largest message: the payload of a WebSocket message, or a TCP line without its end.
     pub max_message_bytes: usize,
-    /// Messages kept per room in memory.
-    pub history_size: usize,
-    /// Bytes of content kept per room in memory.
-    pub history_bytes: usize,
     /// Silence after which the server pings.
     pub heartbeat_interval: Duration,
     /// Whether a missed heartbeat halves the interval.
@@ -148,8 +144,6 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_message_bytes: 64 * 1024,
-            history_size: 1_000,
-            history_bytes: 1024 * 1024,
             heartbeat_interval: Duration::from_secs(30),
             heartbeat_adaptive: false,
             handshake_timeout: Duration::from_secs(10),

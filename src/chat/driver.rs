@@ -64,8 +64,12 @@ impl World {
     }
 
     pub(super) fn with(shards: u16, exchange_backlog_max: usize, limits: Limits) -> Self {
-        let policies = RoomPolicies::memory(limits.history_size, limits.history_bytes);
-        Self::of(shards, exchange_backlog_max, limits, policies)
+        Self::of(shards, exchange_backlog_max, limits, RoomPolicies::memory(1_000, 1 << 20))
+    }
+
+    /// One whose rooms keep so many messages.
+    pub(super) fn keeping(shards: u16, exchange_backlog_max: usize, messages: usize) -> Self {
+        Self::of(shards, exchange_backlog_max, Limits::default(), RoomPolicies::memory(messages, 1 << 20))
     }
 
     /// One whose rooms have a log; the test plays the store.

@@ -223,7 +223,7 @@ fn check_heads(world: &mut World, probe: usize) {
             check_stretch(&memory, head, env);
         }
     }
-    let kept = env.plan.limits.history_size as u64;
+    let kept = env.plan.history_size as u64;
     for (room, epoch, to) in env.truth.lost.clone() {
         let head = heads.get(&room).filter(|(now, _)| *now == epoch).map(|(_, head)| *head);
         if head.is_some_and(|head| to + kept > head) && !env.plan.history_bytes_tight {
@@ -260,7 +260,7 @@ fn check_stretch(memory: &Memory, head: u64, env: &mut Env) {
             env.seen.filtered += u64::from(unwanted);
             // What nobody was shown was filtered by all, or was this client's own without echo. Without history a room
             // begins anew whenever it was empty, or after a crash, and the candidates may be of another epoch.
-            let begins_anew = env.plan.limits.history_size == 0 || env.life > 0;
+            let begins_anew = env.plan.history_size == 0 || env.life > 0;
             let unseen = number.is_none() && (candidates.is_empty() || begins_anew);
             let may_be_unseen = unseen && (*no_echo || !view.tags.is_empty());
             if !unwanted && !may_be_unseen {

@@ -41,6 +41,9 @@ pub struct Plan {
     /// Whether the core is told of a close at once or only when all was flushed.
     pub tells_closed_at_once: bool,
     /// Whether bytes rather than messages bound the history, so that the oracle cannot foretell it.
+    /// Messages and bytes that a memory room keeps.
+    pub history_size: usize,
+    pub history_bytes: usize,
     pub history_bytes_tight: bool,
     /// Whether the world ends by a drain.
     pub drains: bool,
@@ -103,9 +106,8 @@ impl Plan {
     pub fn new(seed: u64, rng: &mut Rng) -> Self {
         let policy = if rng.chance(1, 2) { SlowConsumerPolicy::Skip } else { SlowConsumerPolicy::Disconnect };
         let history_bytes_tight = rng.chance(1, 8);
+        let history_size = *rng.pick(&[0, 4, 10, 70, 100, 1_000]);
         let limits = Limits {
-            history_size: *rng.pick(&[0, 4, 10, 70, 100, 1_000]),
-            history_bytes: if history_bytes_tight { 700 } else { 1 << 20 },
             heartbeat_interval: Duration::from_millis(*rng.pick(&[3_000, 10_000, 30_000])),
             heartbeat_adaptive: rng.chance(1, 4),
             handshake_timeout: Duration::from_millis(rng.range(1_000, 10_000)),
@@ -139,6 +141,8 @@ impl Plan {
             restlessness: *rng.pick(&[12, 40, 200]),
             slow_of_eight: *rng.pick(&[0, 1, 4]),
             tells_closed_at_once: rng.chance(1, 2),
+            history_size,
+            history_bytes: if history_bytes_tight { 700 } else { 1 << 20 },
             history_bytes_tight,
             drains: rng.chance(1, 4),
             keeps: Vec::new(),
@@ -168,8 +172,8 @@ impl Plan {
         self.keeps.truncate(1);
         self.clients = 12;
         self.steps = 1_000;
-        self.limits.history_size = 100;
-        self.limits.history_bytes = 1 << 20;
+        self.history_size = 100;
+        self.history_bytes = 1 << 20;
         self.history_bytes_tight = false;
         self.outbox.bytes_max = rng.range(9_000, 16_000) as usize;
         self.slow_of_eight = 4;
@@ -209,7 +213,7 @@ impl Plan {
 
     /// What is kept of which room.
     pub fn policies(&self) -> RoomPolicies {
-        let memory = RoomPolicies::memory(self.limits.history_size, self.limits.history_bytes).default;
+        let memory = RoomPolicies::memory(self.history_size, self.history_bytes).default;
         let policy = |keep: &Keep| match keep {
             Keep::Memory => memory,
             Keep::Durable(commit) => RoomPolicy { commit: *commit, ..RoomPolicy::new(HistoryMode::Durable) },

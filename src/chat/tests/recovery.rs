@@ -3,13 +3,13 @@
 use super::{only, owned_by};
 use crate::chat::driver::{World, join, message, publish};
 use crate::ids::{Epoch, Seq};
-use crate::limits::{Limits, REPLAY_CHUNK_MESSAGES, ROOM_IDLE_KEEP_MS};
+use crate::limits::{REPLAY_CHUNK_MESSAGES, ROOM_IDLE_KEEP_MS};
 use crate::message::command::{CommandBody, HistoryFrom, Join, Position, Publish};
 use std::time::Duration;
 
 /// A room on shard 1 of 2 with so many messages, and bob on shard 1 who wrote them.
-fn room_with(messages: u64, limits: Limits) -> (World, String, crate::ids::Member) {
-    let mut world = World::with(2, 1_024, limits);
+fn room_with(messages: u64, kept: usize) -> (World, String, crate::ids::Member) {
+    let mut world = World::keeping(2, 1_024, kept);
     let room = owned_by(1, 2);
     let bob = world.joined(1, "bob", &[&room]);
     for n in 1..=messages {
@@ -27,7 +27,7 @@ fn seqs(log: &[String]) -> Vec<u64> {
 #[test]
 fn a_replay_under_fire_has_no_gap_and_no_duplicate() {
     for shard in 0..2 {
-        let (mut world, room, bob) = room_with(300, Limits::default());
+        let (mut world, room, bob) = room_with(300, 1_000);
         world.reads_replays = false;
         let ann = world.client(shard, "ann");
         world.command(ann, Some(1), CommandBody::Join(Join { history: 250, ..join(&room) }));
@@ -60,7 +60,7 @@ fn a_replay_under_fire_has_no_gap_and_no_duplicate() {
 
 #[test]
 fn only_one_chunk_is_on_its_way_until_the_shell_wants_more() {
-    let (mut world, room, _) = room_with(300, Limits::default());
+    let (mut world, room, _) = room_with(300, 1_000);
     world.reads_replays = false;
     let ann = world.client(0, "ann");
     world.command(ann, Some(1), CommandBody::Join(Join { history: 300, ..join(&room) }));
@@ -75,8 +75,7 @@ fn only_one_chunk_is_on_its_way_until_the_shell_wants_more() {
 
 #[test]
 fn since_is_met_in_full_or_not_at_all() {
-    let limits = Limits { history_size: 10, ..Limits::default() };
-    let (mut world, room, bob) = room_with(20, limits);
+    let (mut world, room, bob) = room_with(20, 10);
     let ann = world.joined(0, "ann", &[]);
     let join_since = |world: &mut World, since: Option<Position>| {
         world.command(ann, Some(1), CommandBody::Join(Join { since, history: 5, ..join(&room) }));
@@ -103,8 +102,7 @@ fn since_is_met_in_full_or_not_at_all() {
 
 #[test]
 fn retention_that_overtakes_a_replay_is_a_gap() {
-    let limits = Limits { history_size: 100, ..Limits::default() };
-    let (mut world, room, bob) = room_with(100, limits);
+    let (mut world, room, bob) = room_with(100, 100);
     world.reads_replays = false;
     let ann = world.client(0, "ann");
     world.command(ann, Some(1), CommandBody::Join(Join { history: 100, ..join(&room) }));
@@ -124,7 +122,7 @@ fn retention_that_overtakes_a_replay_is_a_gap() {
 
 #[test]
 fn deleting_reaches_members_whose_replay_still_runs() {
-    let (mut world, room, bob) = room_with(100, Limits::default());
+    let (mut world, room, bob) = room_with(100, 1_000);
     world.reads_replays = false;
     let ann = world.client(0, "ann");
     world.command(ann, Some(1), CommandBody::Join(Join { history: 100, ..join(&room) }));
@@ -145,7 +143,7 @@ fn deleting_reaches_members_whose_replay_still_runs() {
 
 #[test]
 fn messages_are_deleted_by_their_sender_or_the_host() {
-    let (mut world, room, bob) = room_with(1, Limits { history_size: 3, ..Limits::default() });
+    let (mut world, room, bob) = room_with(1, 3);
     let ann = world.joined(0, "ann", &[&room]);
     let cat = world.joined(0, "cat", &[&room]);
     world.say(ann, &room, "mine");
@@ -171,7 +169,7 @@ fn messages_are_deleted_by_their_sender_or_the_host() {
 
 #[test]
 fn pages_of_history_run_both_ways() {
-    let (mut world, room, _) = room_with(30, Limits { history_size: 20, ..Limits::default() });
+    let (mut world, room, _) = room_with(30, 20);
     let ann = world.joined(0, "ann", &[&room]);
     let mut page = |from, limit, id| {
         world.command(ann, id, CommandBody::History { room: room.clone().into(), from, limit });
@@ -187,7 +185,7 @@ fn pages_of_history_run_both_ways() {
 
 #[test]
 fn members_that_filter_get_their_tags_and_what_has_none() {
-    let (mut world, room, bob) = room_with(0, Limits::default());
+    let (mut world, room, bob) = room_with(0, 1_000);
     let tagged = |tag: Option<&'static str>| {
         CommandBody::Message(Publish { tag: tag.map(Into::into), ..publish(&room, tag.unwrap_or("none")) })
     };
@@ -210,7 +208,7 @@ fn members_that_filter_get_their_tags_and_what_has_none() {
 
 #[test]
 fn a_replay_of_which_nothing_passes_the_filter_ends_by_itself() {
-    let (mut world, room, bob) = room_with(0, Limits::default());
+    let (mut world, room, bob) = room_with(0, 1_000);
     for _ in 0..3 * REPLAY_CHUNK_MESSAGES {
         world.command(bob, None, CommandBody::Message(Publish { tag: Some("card".into()), ..publish(&room, "x") }));
     }
@@ -225,7 +223,7 @@ fn a_replay_of_which_nothing_passes_the_filter_ends_by_itself() {
 
 #[test]
 fn history_outlives_the_members_for_a_while_and_then_the_epoch_changes() {
-    let (mut world, room, bob) = room_with(3, Limits::default());
+    let (mut world, room, bob) = room_with(3, 1_000);
     let since = world.position(bob, &room, 1);
     world.close(bob);
     world.advance(Duration::from_secs(60));

@@ -6,7 +6,6 @@ use std::time::Duration;
 use crate::chat::driver::{Held, World, join, message};
 use crate::chat::random::Random;
 use crate::ids::{Member, Seq};
-use crate::limits::Limits;
 use crate::message::command::{CommandBody, HistoryFrom, Join};
 
 const ROOMS: [&str; 4] = ["walk-a", "walk-b", "walk-c", "walk-d"];
@@ -17,8 +16,7 @@ fn random_lives_keep_every_invariant() {
         let mut random = Random::new(seed, 0);
         let shards = 1 + random.below(4) as u16;
         let backlog = [1, 2, 1_024][random.below(3) as usize];
-        let limits = Limits { history_size: 8 + random.below(100) as usize, ..Limits::default() };
-        let mut world = World::with(shards, backlog, limits);
+        let mut world = World::keeping(shards, backlog, 8 + random.below(100) as usize);
         world.reads_replays = random.below(2) == 0;
         let mut members: Vec<Member> = Vec::new();
         for step in 0..400 {

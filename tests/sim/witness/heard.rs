@@ -209,7 +209,7 @@ impl Witness {
 
 /// Whether a page of a memory room has all that there is of what was asked for.
 fn is_whole(from: HistoryFrom, (first, last): (u64, u64), (len, limit): (usize, usize), more: bool, env: &Env) -> bool {
-    let kept = last.min(env.plan.limits.history_size as u64);
+    let kept = last.min(env.plan.history_size as u64);
     match from {
         _ if env.plan.history_bytes_tight => !more || len > 0,
         HistoryFrom::Latest => len as u64 == kept.min(limit as u64) && more == (first > last - kept + 1),

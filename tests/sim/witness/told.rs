@@ -144,7 +144,7 @@ impl Witness {
         let (same, head) = (since.epoch == joined.epoch, joined.seq.0);
         let durable = env.plan.is_durable(asked.room);
         let missed = head.checked_sub(since.seq.0);
-        let kept = missed.is_some_and(|missed| durable || missed <= env.plan.limits.history_size as u64);
+        let kept = missed.is_some_and(|missed| durable || missed <= env.plan.history_size as u64);
         let trimmed = durable && since.seq < env.store.trimmed(joined.epoch);
         let fair = match joined.recovered {
             Some(true) => same && kept,
@@ -167,7 +167,7 @@ impl Witness {
 pub(super) fn latest(asked: &JoinAsked, joined: &Joined, env: &Env) -> u64 {
     let head = joined.seq.0;
     if !env.plan.is_durable(asked.room) {
-        return head - asked.history.min(head.min(env.plan.limits.history_size as u64));
+        return head - asked.history.min(head.min(env.plan.history_size as u64));
     }
     if asked.history == 0 {
         return head;
