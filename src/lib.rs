@@ -1,6 +1,7 @@
 //! hubbub: a thread-per-core io_uring chat server. `src/ARCHITECTURE.md` is the map.
 
 // L0
+pub mod access;
 pub mod clock;
 pub mod ids;
 pub mod limits;

@@ -11,7 +11,7 @@ use hubbub::telemetry::render::Renderer;
 
 /// Modules by layer, lowest first. A module sees its own and those of lower layers, and what [`ALSO`] adds.
 const LAYERS: [&[&str]; 4] = [
-    &["ids", "limits", "clock", "message", "policy"],
+    &["access", "ids", "limits", "clock", "message", "policy"],
     &["chat", "codec"],
     &["config", "net", "store", "telemetry", "web"],
     &["admin", "doctor", "shard"],
@@ -21,6 +21,9 @@ const ALSO: &[(&str, &str)] = &[
     ("message", "ids"),
     ("ids", "limits"),
     ("policy", "ids"),
+    ("access", "ids"),
+    ("access", "message"),
+    ("access", "policy"),
     ("config", "telemetry"),
     ("store", "telemetry"),
     ("shard", "admin"),
@@ -28,7 +31,7 @@ const ALSO: &[(&str, &str)] = &[
 /// Modules that see less than their layer: bytes only, or nothing at all.
 const ONLY: &[(&str, &[&str])] = &[("net", &["ids", "limits"]), ("web", &[]), ("limits", &[]), ("clock", &[])];
 /// What the pure modules never touch.
-const PURE: &[&str] = &["chat", "codec", "ids", "limits", "message", "policy"];
+const PURE: &[&str] = &["access", "chat", "codec", "ids", "limits", "message", "policy"];
 const IMPURE: &[&str] = &[
     "async ",
     "std::fs",

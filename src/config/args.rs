@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use crate::config::Config;
-use crate::config::settings::{SETTINGS, Setting, Shape};
+use crate::config::settings::{self, Setting, Shape};
 
 /// What the command line asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -82,7 +82,7 @@ pub fn parse_arguments(arguments: impl IntoIterator<Item = OsString>) -> Result<
     Ok(Invocation {
         subcommand,
         config_file: inner.get_one::<PathBuf>("config").cloned(),
-        flags: SETTINGS.iter().filter_map(|setting| Some((setting.key, given(setting, inner)?))).collect(),
+        flags: settings::all().filter_map(|setting| Some((setting.key, given(setting, inner)?))).collect(),
     })
 }
 
@@ -117,7 +117,7 @@ fn command() -> Command {
         .about("A chat server: rooms over WebSocket and TCP, on one io_uring shard per core")
         .after_help("Each setting is also a key of the file and a variable HUBBUB_…; flags win over variables, those over the file.")
         .arg(config)
-        .args(SETTINGS.iter().map(argument))
+        .args(settings::all().map(argument))
         .subcommand(Command::new("serve").about("Run the server (also when nothing is said)"))
         .subcommand(Command::new("check-config").about("Check the configuration and end").arg(explain))
         .subcommand(Command::new("doctor").about("Check kernel and machine, and say what to mend"))

@@ -2,7 +2,7 @@
 
 use crate::config::load::Loaded;
 use crate::config::rooms;
-use crate::config::settings::{SETTINGS, Shape};
+use crate::config::settings::{self, Shape};
 
 /// One line per setting: `key = value  # origin`, then the rules for rooms, complete. Reading the text as a file gives
 /// the same configuration.
@@ -10,7 +10,7 @@ use crate::config::settings::{SETTINGS, Shape};
 pub fn explain(loaded: &Loaded) -> String {
     let mut table = "";
     let mut lines = Vec::new();
-    for setting in SETTINGS {
+    for setting in settings::all() {
         let (section, key) = setting.key.split_once('.').unwrap_or(("", setting.key));
         if section != table {
             lines.push((format!("\n[{section}]"), String::new()));

@@ -9,7 +9,7 @@ use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider, Source};
 
 use crate::config::rooms;
-use crate::config::settings::{SETTINGS, Setting, VARIABLE_PREFIX};
+use crate::config::settings::{self, Setting, VARIABLE_PREFIX};
 use crate::config::validate::Problem;
 use crate::config::{Config, Invocation};
 
@@ -112,7 +112,7 @@ impl Loaded {
 fn read_settings(sources: Figment, warnings: Vec<String>) -> Result<Loaded, ConfigError> {
     let mut config = Config::default();
     let mut findings = Vec::new();
-    for setting in SETTINGS {
+    for setting in settings::all() {
         let (values, _) = given(&sources, setting.key);
         if let Err(unreadable) = (setting.read)(&mut config, &values) {
             let problem = Problem::new(setting.key, unreadable.what, unreadable.remedy);
@@ -173,7 +173,7 @@ pub(super) fn as_texts(value: &Value) -> Vec<String> {
 
 fn defaults() -> Figment {
     let config = Config::default();
-    let layers = SETTINGS.iter().map(|setting| Layer::of_one(setting, (setting.write)(&config), "default".into()));
+    let layers = settings::all().map(|setting| Layer::of_one(setting, (setting.write)(&config), "default".into()));
     layers.fold(Figment::new(), Figment::merge)
 }
 
@@ -227,7 +227,7 @@ fn nearest(key: &str) -> &'static str {
         key.rsplit('.').next().unwrap_or(key)
     }
     let likeness = |known: &str| strsim::jaro_winkler(key, known).max(strsim::jaro_winkler(last(key), last(known)));
-    let known = SETTINGS.iter().map(|setting| setting.key).chain([rooms::KEY]);
+    let known = settings::all().map(|setting| setting.key).chain([rooms::KEY]);
     known.max_by(|a, b| likeness(a).total_cmp(&likeness(b))).expect("the table is not empty")
 }
 
@@ -251,7 +251,7 @@ fn our_variables(
         }
         if name == CONFIG_VARIABLE {
             variables.file = Some(value.into());
-        } else if let Some(setting) = SETTINGS.iter().find(|setting| setting.variable() == name) {
+        } else if let Some(setting) = settings::all().find(|setting| setting.variable() == name) {
             variables.settings.push((setting, value.to_string_lossy().into_owned()));
         } else if let Some(like) = misspelt(name) {
             findings.push(Finding {
@@ -269,7 +269,7 @@ fn our_variables(
 }
 
 fn misspelt(name: &str) -> Option<String> {
-    let known = SETTINGS.iter().map(Setting::variable).chain([CONFIG_VARIABLE.to_string()]);
+    let known = settings::all().map(Setting::variable).chain([CONFIG_VARIABLE.to_string()]);
     let (distance, nearest) = known.map(|known| (strsim::damerau_levenshtein(&known, name), known)).min()?;
     (distance <= 2).then_some(nearest)
 }
