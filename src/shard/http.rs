@@ -120,7 +120,7 @@ impl Hub {
             }
             Answer::Relay { response, room } => {
                 self.upgrade(id, response, Transport::Relay(Decoder::new(Role::Server)));
-                self.enter_core(id, ConnKind::Relay { room });
+                self.enter_core(id, ConnKind::Relay { room, token: None });
                 self.read(id, rest);
             }
         }

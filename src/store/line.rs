@@ -285,6 +285,7 @@ fn encode_write(write: &LogWrite, scratch: &mut Vec<u8>) -> Option<Op> {
         LogWrite::DropLetter { epoch, seq, user } => Op::Remove(Space::Letters, letter_key(*epoch, user, *seq).into()),
         LogWrite::PutSession(session) => put(Space::Sessions, &session_key(session.id), &encode_session(session)),
         LogWrite::DropSession(id) => Op::Remove(Space::Sessions, session_key(*id).into()),
+        LogWrite::Sanction(_) => return None,
     })
 }
 
