@@ -3,13 +3,15 @@
 //! Flags win over `HUBBUB_*` variables, those over the file, that over the defaults. `settings` is the one table of
 //! keys: flags, variables, `check-config --explain` and `docs/operations.md` all follow it. Rules for rooms by pattern
 //! are tables of the file alone (`rooms`). A [`Config`] made in code is checked by [`Config::validate`] as one that was
-//! read is. Nothing here changes while the server runs.
+//! read is. What may change while the server runs,
+//! and what may not, is in `reload`.
 
 mod args;
 mod explain;
 mod gate;
 pub mod layout;
 mod load;
+mod reload;
 mod rooms;
 mod settings;
 mod validate;
@@ -27,6 +29,7 @@ pub use args::{Invocation, StoreAction, Subcommand, parse_arguments};
 pub use explain::explain;
 pub use gate::{GateConfig, Network, prefix_of};
 pub use load::{ConfigError, Finding, Loaded, load};
+pub use reload::{Changes, take_over};
 pub use validate::Problem;
 
 /// Everything that the server is told.
@@ -92,6 +95,14 @@ pub enum Auth {
     /// Anyone, under any free name.
     #[default]
     Open,
+}
+
+impl Config {
+    /// Whether the server keeps anything on the disk.
+    #[must_use]
+    pub fn needs_store(&self) -> bool {
+        self.policies.has_durable()
+    }
 }
 
 impl Default for StoreConfig {

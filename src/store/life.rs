@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Bound;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -45,6 +45,7 @@ pub struct Store {
     reads: flume::Sender<ReadJob>,
     slot: Arc<Slot>,
     shared: Arc<Shared>,
+    seen: Arc<Seen>,
     /// Dropped to tell all threads that the store ends.
     closing: Option<flume::Sender<()>>,
     upkeep: Option<JoinHandle<()>>,
@@ -103,14 +104,20 @@ impl Store {
             clock: clock.clone(),
             metrics,
         };
-        let mut store =
-            Self { jobs, reads, slot, shared, closing: Some(closing), upkeep: None, readers: Vec::new(), writer: None };
-        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
-            let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
-            thread.map_err(|source| StoreError::Io { dir: config.dir.clone(), source })
+        let mut store = Self {
+            jobs,
+            reads,
+            slot,
+            shared,
+            seen: seen.clone(),
+            closing: Some(closing),
+            upkeep: None,
+            readers: Vec::new(),
+            writer: None,
         };
+        let dir = config.dir;
         // A failure drops the store, which ends the threads that run by then.
-        store.writer = Some(spawn("store", Box::new(|| writer.run()))?);
+        store.writer = Some(spawn(&dir, "store", || writer.run())?);
         for metrics in &metrics.readers {
             let reader = Reader {
                 reads: taken_reads.clone(),
@@ -122,9 +129,9 @@ impl Store {
                 metrics,
                 throttle: Throttle::default(),
             };
-            store.readers.push(spawn("store-read", Box::new(|| reader.run()))?);
+            store.readers.push(spawn(&dir, "store-read", || reader.run())?);
         }
-        store.upkeep = Some(spawn("store-upkeep", Box::new(|| upkeep.run()))?);
+        store.upkeep = Some(spawn(&dir, "store-upkeep", || upkeep.run())?);
         Ok(store)
     }
 
@@ -138,6 +145,11 @@ impl Store {
     #[must_use]
     pub fn health(&self) -> LogHealth {
         self.shared.health()
+    }
+
+    /// Goes on with other policies.
+    pub fn set_policies(&self, policies: Arc<RoomPolicies>) {
+        self.seen.set_policies(policies);
     }
 
     /// A handle for other threads.
@@ -160,6 +172,11 @@ impl Drop for Store {
         self.slot.end();
         self.readers.drain(..).for_each(|reader| join(Some(reader)));
     }
+}
+
+fn spawn(dir: &Path, name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StoreError> {
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
+    thread.map_err(|source| StoreError::Io { dir: dir.to_owned(), source })
 }
 
 fn join(thread: Option<JoinHandle<()>>) {

@@ -16,7 +16,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
-use tracing_subscriber::{Layer, Registry};
+use tracing_subscriber::{Layer, Registry, reload};
 
 use crate::clock::Time;
 
@@ -33,11 +33,28 @@ pub enum LogFormat {
 /// Sends this process's log lines to standard error. Dropping it waits until what is queued is written.
 ///
 /// Fails if the process already has a subscriber or the thread cannot be made.
-pub fn start(format: LogFormat, level: Level) -> Result<LogGuard, LogError> {
+pub fn start(format: LogFormat, level: Level) -> Result<(LogGuard, LogLevel), LogError> {
     let (lines, guard) = Lines::start(io::stderr())?;
-    let layer = layer(format, level, lines);
+    let (layer, level) = layer(format, level, lines);
     tracing::subscriber::set_global_default(Registry::default().with(layer)).map_err(|_| LogError::AlreadyStarted)?;
-    Ok(guard)
+    Ok((guard, level))
+}
+
+/// Changes which lines are written, from now on.
+#[derive(Clone)]
+pub struct LogLevel(Arc<dyn Fn(Level) + Send + Sync>);
+
+impl LogLevel {
+    /// Lines from `level` up are written.
+    pub fn set(&self, level: Level) {
+        (self.0)(level);
+    }
+}
+
+impl std::fmt::Debug for LogLevel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LogLevel")
+    }
 }
 
 /// Why there will be no log.
@@ -100,18 +117,25 @@ impl Throttle {
     }
 }
 
-/// The server's own lines from `level` up; those of its libraries only if someone should look.
-fn layer<S>(format: LogFormat, level: Level, lines: Lines) -> Box<dyn Layer<S> + Send + Sync>
+fn layer<S>(format: LogFormat, level: Level, lines: Lines) -> (Box<dyn Layer<S> + Send + Sync>, LogLevel)
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
-    let level = LevelFilter::from_level(level);
-    let targets = Targets::new().with_target("hubbub", level).with_default(level.min(LevelFilter::WARN));
+    let (targets, handle) = reload::Layer::new(targets(level));
+    // It fails once the subscriber is gone, and then nothing is written.
+    let level = LogLevel(Arc::new(move |level| _ = handle.reload(self::targets(level))));
     let layer = tracing_subscriber::fmt::layer().with_writer(lines).with_ansi(false);
-    match format {
+    let layer = match format {
         LogFormat::Text => layer.with_filter(targets).boxed(),
         LogFormat::Json => layer.json().flatten_event(true).with_filter(targets).boxed(),
-    }
+    };
+    (layer, level)
+}
+
+/// The server's own lines from `level` up; those of its libraries only if someone should look.
+fn targets(level: Level) -> Targets {
+    let level = LevelFilter::from_level(level);
+    Targets::new().with_target("hubbub", level).with_default(level.min(LevelFilter::WARN))
 }
 
 /// Where the formatter leaves its lines.
@@ -202,9 +226,14 @@ mod tests {
     }
 
     fn written(format: LogFormat, level: Level, log: impl FnOnce()) -> String {
+        written_with(format, level, |_| log())
+    }
+
+    fn written_with(format: LogFormat, level: Level, log: impl FnOnce(LogLevel)) -> String {
         let (page, pieces) = flume::bounded(1_000);
         let (lines, guard) = Lines::start(Page(page)).unwrap();
-        tracing::subscriber::with_default(Registry::default().with(layer(format, level, lines)), log);
+        let (layer, level) = layer(format, level, lines);
+        tracing::subscriber::with_default(Registry::default().with(layer), || log(level));
         drop(guard);
         String::from_utf8(pieces.drain().flatten().collect()).unwrap()
     }
@@ -236,6 +265,18 @@ mod tests {
         });
         assert!(text.contains("kept") && text.contains("library in trouble"), "{text}");
         assert!(!text.contains("too fine") && !text.contains("of a library"), "{text}");
+    }
+
+    #[test]
+    fn the_level_changes_while_the_process_runs() {
+        let text = written_with(LogFormat::Text, Level::INFO, |level| {
+            tracing::debug!("before");
+            level.set(Level::DEBUG);
+            tracing::debug!("between");
+            level.set(Level::WARN);
+            tracing::info!("after");
+        });
+        assert!(text.contains("between") && !text.contains("before") && !text.contains("after"), "{text}");
     }
 
     #[test]
