@@ -8,6 +8,7 @@
 
 mod args;
 mod explain;
+mod gate;
 pub mod layout;
 mod load;
 mod reload;
@@ -26,6 +27,7 @@ use crate::telemetry::log::LogFormat;
 
 pub use args::{Invocation, StoreAction, Subcommand, parse_arguments};
 pub use explain::explain;
+pub use gate::{GateConfig, Network, prefix_of};
 pub use load::{ConfigError, Finding, Loaded, load};
 pub use reload::{Changes, take_over};
 pub use validate::Problem;
@@ -74,6 +76,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// Caps and times of rooms and connections.
     pub limits: Limits,
+    /// Who is let in, how often and how many at a time.
+    pub gate: GateConfig,
 }
 
 /// How the store works.
@@ -137,6 +141,7 @@ impl Default for Config {
             policies: RoomPolicies::default(),
             store: StoreConfig::default(),
             limits: Limits::default(),
+            gate: GateConfig::default(),
         }
     }
 }

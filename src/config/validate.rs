@@ -47,6 +47,7 @@ impl Config {
         self.check_sizes(&mut problems);
         self.check_times(&mut problems);
         self.check_policies(&mut problems);
+        self.gate.check(&mut problems);
         problems
     }
 
@@ -217,7 +218,7 @@ fn meaningless(policy: &RoomPolicy) -> Vec<&'static str> {
     rows.into_iter().filter(|(_, useless)| *useless).map(|(name, _)| name).collect()
 }
 
-fn out_of_range(
+pub(super) fn out_of_range(
     key: impl Into<Cow<'static, str>>,
     value: impl std::fmt::Display,
     min: impl std::fmt::Display,

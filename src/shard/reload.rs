@@ -9,7 +9,7 @@ use flume::Sender;
 use super::hub::{Admission, Hub};
 use super::mailbox::Post;
 use crate::chat::outbox::OutboxLimits;
-use crate::config::{Changes, Config, ConfigError, Loaded, take_over};
+use crate::config::{Changes, Config, ConfigError, GateConfig, Loaded, take_over};
 use crate::limits::Limits;
 use crate::policy::RoomPolicies;
 use crate::store::Store;
@@ -33,6 +33,7 @@ pub(super) struct Settings {
     limits: Limits,
     policies: Arc<RoomPolicies>,
     admission: Arc<Admission>,
+    gate: Arc<GateConfig>,
 }
 
 /// The configuration in force.
@@ -77,6 +78,7 @@ impl Settings {
             limits: config.limits.clone(),
             policies: Arc::new(config.policies.clone()),
             admission: Arc::new(Admission::of(config)),
+            gate: Arc::new(config.gate.clone()),
         }
     }
 }
@@ -87,5 +89,6 @@ impl Hub {
         self.limits = settings.limits.clone();
         self.outbox_limits = OutboxLimits::from(&settings.limits);
         self.admission = settings.admission.clone();
+        self.gate.set(settings.gate.clone());
     }
 }

@@ -210,7 +210,7 @@ impl ConnectionKind {
     }
 }
 
-/// Why a connection was refused before a byte of it was read.
+/// Why a connection was refused before its first command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefusedReason {
     /// The shard's table of descriptors is full.
@@ -219,11 +219,33 @@ pub enum RefusedReason {
     MaxConnections,
     /// The server stops.
     Draining,
+    /// Its address has as many connections as it may.
+    ConnectionsPerIp,
+    /// Its user has as many connections as they may.
+    ConnectionsPerUser,
+    /// Connections come too fast.
+    ConnectsPerSecond,
+    /// Its address opens connections too fast.
+    ConnectsPerSecondPerIp,
+    /// Only proxies may connect, and it is none.
+    NotAProxy,
+    /// The PROXY header was missing or wrong.
+    ProxyHeader,
 }
 
 impl RefusedReason {
     /// Every reason.
-    pub const ALL: [Self; 3] = [Self::Descriptors, Self::MaxConnections, Self::Draining];
+    pub const ALL: [Self; 9] = [
+        Self::Descriptors,
+        Self::MaxConnections,
+        Self::Draining,
+        Self::ConnectionsPerIp,
+        Self::ConnectionsPerUser,
+        Self::ConnectsPerSecond,
+        Self::ConnectsPerSecondPerIp,
+        Self::NotAProxy,
+        Self::ProxyHeader,
+    ];
 
     /// The metric label.
     #[must_use]
@@ -232,6 +254,12 @@ impl RefusedReason {
             Self::Descriptors => "descriptors",
             Self::MaxConnections => "max_connections",
             Self::Draining => "draining",
+            Self::ConnectionsPerIp => "connections_per_ip",
+            Self::ConnectionsPerUser => "connections_per_user",
+            Self::ConnectsPerSecond => "connects_per_second",
+            Self::ConnectsPerSecondPerIp => "connects_per_second_per_ip",
+            Self::NotAProxy => "not_a_proxy",
+            Self::ProxyHeader => "proxy_header",
         }
     }
 }
@@ -280,7 +308,7 @@ mod tests {
             assert_eq!(reason as usize, index);
         }
         assert_eq!(ConnectionKind::ALL.map(|kind| kind as usize), [0, 1, 2, 3]);
-        assert_eq!(RefusedReason::ALL.map(|reason| reason as usize), [0, 1, 2]);
+        assert_eq!(RefusedReason::ALL.map(|reason| reason as usize), [0, 1, 2, 3, 4, 5, 6, 7, 8]);
         assert_eq!(QueueKind::ALL.map(|queue| queue as usize), [0, 1]);
     }
 

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 
 use tracing::Level;
 
+use crate::codec::forwarded::ProxyHeader;
 use crate::config::values::*;
 use crate::config::{Auth, Config};
 use crate::limits::SlowConsumerPolicy;
@@ -79,6 +80,8 @@ const TABLES: &[&[Setting]] = &[server::SETTINGS, access::SETTINGS, rooms::SETTI
 const AUTH_WORDS: &[(Auth, &str)] = &[(Auth::Open, "open")];
 const SWITCH_WORDS: &[(bool, &str)] =
     &[(true, "true"), (false, "false"), (true, "1"), (false, "0"), (true, "yes"), (false, "no")];
+const PROXY_HEADER_WORDS: &[(ProxyHeader, &str)] =
+    &[(ProxyHeader::XForwardedFor, "x-forwarded-for"), (ProxyHeader::Forwarded, "forwarded")];
 const LOG_FORMAT_WORDS: &[(LogFormat, &str)] = &[(LogFormat::Text, "text"), (LogFormat::Json, "json")];
 const LOG_LEVEL_WORDS: &[(Level, &str)] = &[
     (Level::ERROR, "error"),
