@@ -2,7 +2,7 @@
 
 use crate::config::load::Loaded;
 use crate::config::rooms;
-use crate::config::settings::{self, Shape};
+use crate::config::settings::{self, Setting, Shape};
 
 /// One line per setting: `key = value  # origin`, then the rules for rooms, complete. Reading the text as a file gives
 /// the same configuration.
@@ -10,7 +10,11 @@ use crate::config::settings::{self, Shape};
 pub fn explain(loaded: &Loaded) -> String {
     let mut table = "";
     let mut lines = Vec::new();
-    for setting in settings::all() {
+    let section_of = |setting: &Setting| setting.key.split_once('.').map_or("", |(section, _)| section);
+    let mut settings: Vec<_> = settings::all().collect();
+    // Keys without a section come first in a file, and a section comes once.
+    settings.sort_by_key(|setting| section_of(setting));
+    for setting in settings {
         let (section, key) = setting.key.split_once('.').unwrap_or(("", setting.key));
         if section != table {
             lines.push((format!("\n[{section}]"), String::new()));

@@ -12,13 +12,14 @@ use std::time::Duration;
 
 use flume::{Receiver, RecvTimeoutError, Sender};
 use glommio::{LocalExecutorBuilder, Placement};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::accept::{Acceptor, Entropy};
 use super::hub::{Admission, Hub, Port};
 use super::mailbox::{Mailbox, Post};
 use super::pace::Beat;
+use super::reload::{ReloadAnswer, Running, Surroundings};
 use super::shutdown::{Control, Stage};
 use super::store::StoreLine;
 use super::turn::{Shard, Turn};
@@ -67,9 +68,9 @@ pub enum ServeError {
     Io(#[from] io::Error),
 }
 
-/// Runs the server until it is told to stop by SIGTERM or SIGINT. Returns once everyone is told and gone, or the
+/// Runs the server until it is told to stop by SIGTERM or SIGINT; SIGHUP has it read its configuration anew. Returns once everyone is told and gone, or the
 /// drain timeout has passed.
-pub fn serve(config: &Config) -> Result<(), ServeError> {
+pub fn serve(config: &Config, surroundings: Surroundings) -> Result<(), ServeError> {
     let machine = Machine::detect();
     let layout = Layout::decide(config, &machine).map_err(ServeError::Config)?;
     probe::probe().map_err(ServeError::Ring)?;
@@ -78,7 +79,7 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
     let metrics: &'static Metrics = Box::leak(Box::new(Metrics::new(layout.shards())));
     let (notify, notices) = flume::bounded(NOTICES_MAX);
     // The handler writes to a pipe that every table must have, for a signal may arrive in any thread.
-    let signals = Signals::new([SIGTERM, SIGINT])?;
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let mut server = Server::start(config, &layout, metrics, &notify)?;
     let post = server.post.clone();
     let subject = admin::Subject {
@@ -92,7 +93,8 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
     announce(&layout, &server.addresses, admin.addresses());
     forward_signals(signals, notify)?;
     readiness.enter(readiness::Stage::Ready);
-    let result = server.wait(&notices, &readiness, config.drain_timeout);
+    let mut running = Running::new(config.clone(), surroundings);
+    let result = server.wait(&notices, &readiness, &mut running, config.drain_timeout);
     admin.stop();
     if let Some(store) = server.store.take() {
         store.close();
@@ -111,6 +113,8 @@ fn read_key(path: &Path) -> Result<admin::AdminKey, ServeError> {
 enum Notice {
     /// The operator wants the server to stop.
     Signal,
+    /// The configuration is to be read anew.
+    Reload(Option<ReloadAnswer>),
     /// A shard has ended, of itself or because it was told to.
     Ended(ShardId, io::Result<()>),
 }
@@ -169,10 +173,7 @@ impl Server {
         let post = Arc::new(Post::new(shards)?);
         let drain_ms = config.drain_timeout.as_millis() as u64;
         let control = Arc::new(Control::new(layout.max_connections, drain_ms.max(RETRY_AFTER_MS_MIN)));
-        let admission = Arc::new(Admission {
-            host_must_be_loopback: !config.allow_anonymous,
-            allowed_origins: config.allowed_origins.clone(),
-        });
+        let admission = Arc::new(Admission::of(config));
         let mut entropy = Entropy::new();
         let clock = Clock::start();
         let policies = Arc::new(config.policies.clone());
@@ -220,7 +221,13 @@ impl Server {
     }
 
     /// Waits for the end, and brings it about when told to.
-    fn wait(&mut self, notices: &Receiver<Notice>, readiness: &Readiness, drain: Duration) -> Result<(), ServeError> {
+    fn wait(
+        &mut self,
+        notices: &Receiver<Notice>,
+        readiness: &Readiness,
+        running: &mut Running,
+        drain: Duration,
+    ) -> Result<(), ServeError> {
         let mut deadline = Duration::MAX;
         let clock = Clock::start();
         loop {
@@ -235,6 +242,13 @@ impl Server {
                     self.control.advance(Stage::Draining, &self.post);
                     // What is not gone by then is reset, which takes a moment of its own.
                     deadline = Duration::from_micros(clock.now().us) + drain.saturating_sub(RESET_TIME);
+                }
+                Ok(Notice::Reload(answer)) => {
+                    let outcome = running.reload(&self.post, self.store.as_ref());
+                    if let Some(answer) = answer {
+                        // Whoever asked may have gone.
+                        let _ = answer.try_send(outcome);
+                    }
                 }
                 Ok(Notice::Signal) => std::process::exit(EXIT_BY_SECOND_SIGNAL),
                 Ok(Notice::Ended(shard, result)) => {
@@ -371,8 +385,9 @@ fn open_shard(seed: Seed, addresses: &[(Port, SocketAddr)]) -> Result<(Shard, Ve
 /// Hands signals to the main thread.
 fn forward_signals(mut signals: Signals, notify: Sender<Notice>) -> io::Result<()> {
     let forward = move || {
-        for _ in signals.forever() {
-            if notify.send(Notice::Signal).is_err() {
+        for signal in signals.forever() {
+            let notice = if signal == SIGHUP { Notice::Reload(None) } else { Notice::Signal };
+            if notify.send(notice).is_err() {
                 return;
             }
         }
