@@ -118,6 +118,8 @@ pub const KEYS_PER_SET_MAX: usize = 256;
 pub const KEY_SET_BYTES_MAX: usize = 1024 * 1024;
 /// Verified tokens that one shard remembers.
 pub const TOKENS_CACHED_MAX: usize = 65_536;
+/// Their length together, in bytes; what is known of them takes about twice as much.
+pub const TOKENS_CACHED_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Refused tokens that one shard remembers.
 pub const TOKENS_REFUSED_MAX: usize = 8_192;
 /// How long a refused token is remembered, in milliseconds.

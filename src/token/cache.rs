@@ -11,7 +11,9 @@ use ahash::HashMap;
 use aws_lc_rs::digest;
 
 use crate::access::Identity;
-use crate::limits::{TOKEN_BYTES_MAX, TOKEN_REFUSED_KEEP_MS, TOKENS_CACHED_MAX, TOKENS_REFUSED_MAX};
+use crate::limits::{
+    TOKEN_BYTES_MAX, TOKEN_REFUSED_KEEP_MS, TOKENS_CACHED_BYTES_MAX, TOKENS_CACHED_MAX, TOKENS_REFUSED_MAX,
+};
 use crate::token::{Generation, TokenError};
 
 /// Verified and refused tokens of one shard.
@@ -30,15 +32,17 @@ struct Refused {
 }
 
 impl Cache {
-    /// An empty cache of [`TOKENS_CACHED_MAX`] verified and [`TOKENS_REFUSED_MAX`] refused tokens. Takes memory as they
-    /// come.
+    /// An empty cache of [`TOKENS_CACHED_MAX`] verified and [`TOKENS_REFUSED_MAX`] refused tokens, the verified of at most
+    /// [`TOKENS_CACHED_BYTES_MAX`]. Takes memory as they come.
     #[must_use]
     pub fn new() -> Self {
-        Self::bounded(TOKENS_CACHED_MAX, TOKENS_REFUSED_MAX)
+        Self::bounded(TOKENS_CACHED_MAX, TOKENS_REFUSED_MAX, TOKENS_CACHED_BYTES_MAX)
     }
 
-    fn bounded(verified_max: usize, refused_max: usize) -> Self {
-        let (verified, refused) = (Remembered::new(verified_max), Remembered::new(refused_max));
+    fn bounded(verified_max: usize, refused_max: usize, bytes_max: usize) -> Self {
+        let verified = Remembered::new(verified_max, bytes_max);
+        // A refusal takes the same room whatever the token.
+        let refused = Remembered::new(refused_max, usize::MAX);
         Self { generation: 0, verified, refused, hits: 0 }
     }
 
@@ -65,12 +69,13 @@ impl Cache {
         match keys.verifier.verify(token, now_unix_ms) {
             Ok(identity) => {
                 let identity = Arc::new(identity);
-                self.verified.insert(fingerprint, identity.clone());
+                self.verified.insert(fingerprint, token.len(), identity.clone());
                 Ok(identity)
             }
             Err(error) => {
                 if let Some(until_unix_ms) = keep_until(&error, now_unix_ms) {
-                    self.refused.insert(fingerprint, Refused { error: error.clone(), until_unix_ms });
+                    let refused = Refused { error: error.clone(), until_unix_ms };
+                    self.refused.insert(fingerprint, token.len(), refused);
                 }
                 Err(error)
             }
@@ -115,38 +120,42 @@ fn fingerprint(token: &str) -> Fingerprint {
 
 /// A bounded map that forgets the oldest.
 ///
-/// Invariant: `order` has each key of `values` once.
+/// Invariant: `order` has each key of `values` once, with the length of its token, and `bytes` is the sum of these.
 #[derive(Debug)]
 struct Remembered<V> {
     values: HashMap<Fingerprint, V>,
-    order: VecDeque<Fingerprint>,
+    order: VecDeque<(Fingerprint, usize)>,
+    bytes: usize,
     max: usize,
+    bytes_max: usize,
 }
 
 impl<V> Remembered<V> {
-    fn new(max: usize) -> Self {
-        Self { values: HashMap::default(), order: VecDeque::new(), max }
+    fn new(max: usize, bytes_max: usize) -> Self {
+        Self { values: HashMap::default(), order: VecDeque::new(), bytes: 0, max, bytes_max }
     }
 
     fn get(&self, key: &Fingerprint) -> Option<&V> {
         self.values.get(key)
     }
 
-    fn insert(&mut self, key: Fingerprint, value: V) {
+    fn insert(&mut self, key: Fingerprint, token_bytes: usize, value: V) {
         if self.values.insert(key, value).is_some() {
             return;
         }
-        self.order.push_back(key);
-        if self.order.len() > self.max
-            && let Some(oldest) = self.order.pop_front()
-        {
+        self.order.push_back((key, token_bytes));
+        self.bytes += token_bytes;
+        while self.order.len() > self.max || self.bytes > self.bytes_max {
+            let Some((oldest, bytes)) = self.order.pop_front() else { return };
             self.values.remove(&oldest);
+            self.bytes -= bytes;
         }
     }
 
     fn clear(&mut self) {
         self.values.clear();
         self.order.clear();
+        self.bytes = 0;
     }
 }
 
@@ -222,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_full_cache_forgets_the_oldest() {
-        let (mut cache, keys) = (Cache::bounded(2, 1), keys(1, SECRET));
+        let (mut cache, keys) = (Cache::bounded(2, 1, usize::MAX), keys(1, SECRET));
         let tokens: Vec<String> = ["a", "b", "c"].iter().map(|user| token(user, 60)).collect();
         for token in &tokens {
             cache.verify(&keys, token, NOW).unwrap();
@@ -238,6 +247,18 @@ mod tests {
             let _ = cache.verify(&keys, &bad, NOW);
         }
         assert!(cache.refused.values.len() <= 1 && cache.refused.order.len() <= 1);
+    }
+
+    #[test]
+    fn long_tokens_make_room_sooner() {
+        let (mut cache, keys, tokens) =
+            (Cache::bounded(10, 1, 500), keys(1, SECRET), ["a", "b", "c"].map(|u| token(u, 60)));
+        assert!((126..250).contains(&tokens[0].len()), "two or three fit, and not four");
+        for token in tokens.iter().chain([&token("d", 60)]) {
+            cache.verify(&keys, token, NOW).unwrap();
+        }
+        let kept = cache.verified.order.len();
+        assert!((2..=3).contains(&kept) && cache.verified.values.len() == kept && cache.verified.bytes <= 500);
     }
 
     #[test]

@@ -62,6 +62,8 @@ impl Signer {
     pub fn read(text: &str, algorithm: Option<Algorithm>) -> Result<Self, MintError> {
         let (key, own) = if text.contains("-----BEGIN") {
             private_key(text.as_bytes())?
+        } else if text.trim_start().starts_with('{') {
+            return Err(MintError::Key("this is a JWK, and private keys are read as PEM (PKCS #8)"));
         } else {
             let secret = text.trim().as_bytes();
             if secret.len() < SECRET_BYTES_MIN {
@@ -221,6 +223,8 @@ mod tests {
         let KeyPair::Pair { private, public } = generate(Algorithm::EdDsa).unwrap() else { panic!() };
         assert!(matches!(Signer::read("short", None), Err(MintError::Key(_))));
         assert!(matches!(Signer::read(&public, None), Err(MintError::Key(_))));
+        let jwk = r#"{"kty":"OKP","crv":"Ed25519","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A"}"#;
+        assert!(matches!(Signer::read(jwk, None), Err(MintError::Key(_))), "not a secret by accident");
         let wrong = Signer::read(&private, Some(Algorithm::Hs256));
         assert_eq!(wrong.err(), Some(MintError::Algorithm(Algorithm::Hs256)));
     }

@@ -16,7 +16,7 @@ pub(super) struct Schedule {
 
 impl Schedule {
     pub(super) fn new(refresh: Duration, cooldown: Duration) -> Self {
-        let (refresh_ms, cooldown_ms) = (refresh.as_millis() as u64, cooldown.as_millis() as u64);
+        let (refresh_ms, cooldown_ms) = (refresh.as_millis().max(1) as u64, cooldown.as_millis() as u64);
         Self { refresh_ms, cooldown_ms, last_ms: None, failures: 0 }
     }
 

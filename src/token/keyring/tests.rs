@@ -147,6 +147,43 @@ fn a_server_of_keys_that_is_away_keeps_nobody_from_starting() {
 }
 
 #[test]
+fn a_server_with_tls_is_trusted_by_the_certificates_that_are_named() {
+    let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(["localhost".into()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let tls = Arc::new(tls.with_no_client_auth().with_single_cert(vec![cert.der().clone()], key).unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://localhost:{}/keys", listener.local_addr().unwrap().port());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let connection = rustls::ServerConnection::new(tls.clone()).unwrap();
+            let mut stream = rustls::StreamOwned::new(connection, stream.unwrap());
+            let lines = BufReader::new(&mut stream).lines();
+            // A client that does not trust us breaks off here.
+            if lines.map_while(Result::ok).take_while(|line| !line.is_empty()).count() > 0 {
+                let body = jwks(&["a"]);
+                let length = body.len();
+                let _ =
+                    write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
+                stream.conn.send_close_notify();
+                let _ = stream.flush();
+            }
+        }
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let trusted = folder.path().join("ca.pem");
+    std::fs::write(&trusted, cert.pem()).unwrap();
+    let fetched = |ca_file| {
+        let config = TokenConfig { jwks_url: Some(url.clone()), jwks_ca_file: ca_file, ..TokenConfig::default() };
+        let (_ring, mut keys, figures) = start(&config);
+        (keys.current().verifier.keys(), figures.fetch_failures_total.get())
+    };
+    assert_eq!(fetched(Some(trusted)), (1, 0));
+    assert_eq!(fetched(None), (0, 1), "browsers do not trust it either");
+}
+
+#[test]
 fn keys_are_fetched_again_without_being_asked() {
     let (tell, told) = flume::bounded(10);
     let server = Server::start(move |n| {
