@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -28,6 +29,24 @@ pub(super) fn list(values: &[String]) -> Vec<String> {
         .map(|part| part.trim().to_string())
         .filter(|p| !p.is_empty())
         .collect()
+}
+
+/// Texts without control characters, which no name that people write has.
+pub(super) fn printable(values: &[String]) -> Result<Vec<String>, Unreadable> {
+    let values = list(values);
+    match values.iter().find(|value| value.chars().any(char::is_control)) {
+        Some(value) => Err(Unreadable { what: format!("{value:?} has a control character"), remedy: "leave it out" }),
+        None => Ok(values),
+    }
+}
+
+pub(super) fn one_printable(values: &[String]) -> Result<&str, Unreadable> {
+    printable(values).and_then(|_| one(values))
+}
+
+/// A file, or `off` for none.
+pub(super) fn file_or_off(values: &[String]) -> Result<Option<PathBuf>, Unreadable> {
+    one_printable(values).map(|value| (value != OFF).then(|| PathBuf::from(value)))
 }
 
 pub(super) fn addresses(values: &[String]) -> Result<Vec<SocketAddr>, Unreadable> {
@@ -124,6 +143,10 @@ pub(super) fn written_time(time: Duration) -> Vec<String> {
 
 pub(super) fn written_time_or_off(time: Option<Duration>) -> Vec<String> {
     time.map_or_else(|| vec![OFF.to_string()], written_time)
+}
+
+pub(super) fn written_file_or_off(file: Option<&PathBuf>) -> Vec<String> {
+    texts_or(file.map(|path| path.display()), OFF)
 }
 
 pub(super) fn texts<T: Display>(values: impl IntoIterator<Item = T>) -> Vec<String> {

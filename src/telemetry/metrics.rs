@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::message::close::{CloseReason, DropReason, ErrorCode};
 use crate::telemetry::histogram::Histogram;
+use crate::telemetry::keys::KeyMetrics;
 use crate::telemetry::store::StoreMetrics;
 
 /// All shards' figures.
@@ -16,13 +17,19 @@ pub struct Metrics {
     pub shards: Box<[ShardMetrics]>,
     /// Those of the store.
     pub store: StoreMetrics,
+    /// Those of the keys for tokens.
+    pub keys: KeyMetrics,
 }
 
 impl Metrics {
     /// Zeroed figures for so many shards.
     #[must_use]
     pub fn new(shards: u16) -> Self {
-        Self { shards: (0..shards).map(|_| ShardMetrics::default()).collect(), store: StoreMetrics::default() }
+        Self {
+            shards: (0..shards).map(|_| ShardMetrics::default()).collect(),
+            store: StoreMetrics::default(),
+            keys: KeyMetrics::default(),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ mod limits;
 mod rooms;
 mod server;
 mod store;
+mod token;
 
 use std::path::PathBuf;
 
@@ -75,9 +76,10 @@ pub(super) fn all() -> impl Iterator<Item = &'static Setting> {
     TABLES.iter().copied().flatten()
 }
 
-const TABLES: &[&[Setting]] = &[server::SETTINGS, access::SETTINGS, rooms::SETTINGS, limits::SETTINGS, store::SETTINGS];
+const TABLES: &[&[Setting]] =
+    &[server::SETTINGS, access::SETTINGS, token::SETTINGS, rooms::SETTINGS, limits::SETTINGS, store::SETTINGS];
 
-const AUTH_WORDS: &[(Auth, &str)] = &[(Auth::Open, "open")];
+const AUTH_WORDS: &[(Auth, &str)] = &[(Auth::Open, "open"), (Auth::Token, "token")];
 const SWITCH_WORDS: &[(bool, &str)] =
     &[(true, "true"), (false, "false"), (true, "1"), (false, "0"), (true, "yes"), (false, "no")];
 const PROXY_HEADER_WORDS: &[(ProxyHeader, &str)] =
