@@ -10,6 +10,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::message::close::{CloseReason, DropReason, ErrorCode};
 use crate::telemetry::histogram::{Histogram, Snapshot};
+use crate::telemetry::hooks::HookCollector;
 use crate::telemetry::metrics::{ConnectionKind, Counter, Metrics, QueueKind, RefusedReason, ShardMetrics};
 use crate::telemetry::process::ProcessFigures;
 use crate::telemetry::store::StoreCollector;
@@ -30,6 +31,7 @@ impl Renderer {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Shards(metrics)));
         registry.register_collector(Box::new(StoreCollector(&metrics.store)));
+        registry.register_collector(Box::new(HookCollector(&metrics.hooks)));
         registry.register_collector(Box::new(Process));
         Self { registry }
     }
