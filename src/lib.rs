@@ -15,6 +15,7 @@ pub mod codec;
 // L2
 pub mod config;
 pub mod doctor;
+pub mod hooks;
 pub mod net;
 pub mod store;
 pub mod telemetry;

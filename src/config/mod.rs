@@ -9,6 +9,7 @@
 mod args;
 mod explain;
 mod gate;
+mod hooks;
 pub mod layout;
 mod load;
 mod permissions;
@@ -24,6 +25,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::access::Permissions;
+use crate::hooks::HookConfig;
 use crate::limits::Limits;
 use crate::policy::RoomPolicies;
 use crate::telemetry::log::LogFormat;
@@ -81,6 +83,8 @@ pub struct Config {
     pub policies: RoomPolicies,
     /// How the store works.
     pub store: StoreConfig,
+    /// How the application is called.
+    pub hooks: HookConfig,
     /// Caps and times of rooms and connections.
     pub limits: Limits,
     /// Who is let in, how often and how many at a time.
@@ -198,6 +202,7 @@ impl Default for Config {
             audit_file: None,
             policies: RoomPolicies::default(),
             store: StoreConfig::default(),
+            hooks: HookConfig::default(),
             limits: Limits::default(),
             gate: GateConfig::default(),
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ahash::HashSet;
 
-use crate::config::{Auth, Config};
+use crate::config::{Auth, Config, hooks};
 use crate::limits::{MESSAGE_BYTES_CEILING, SHARDS_MAX};
 use crate::policy::{Commit, HistoryMode, Pattern, RoomPolicy};
 
@@ -50,6 +50,7 @@ impl Config {
         self.check_times(&mut problems);
         self.check_policies(&mut problems);
         self.gate.check(&mut problems);
+        hooks::check(&self.hooks, &mut problems);
         problems
     }
 

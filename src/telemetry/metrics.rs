@@ -1,4 +1,4 @@
-//! What is counted, per shard, and by the store. One shard's thread writes a [`ShardMetrics`]; the admin thread reads them all.
+//! What is counted, per shard, by the store and by the hooks. One shard's thread writes a [`ShardMetrics`]; the admin thread reads them all.
 //!
 //! Invariant: one writer. So an addition is a load and a store, neither locked nor fenced, and costs the hot path
 //! what a plain field would. Readers may see figures of slightly different moments.
@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::message::close::{CloseReason, DropReason, ErrorCode};
 use crate::telemetry::histogram::Histogram;
+use crate::telemetry::hooks::HookMetrics;
 use crate::telemetry::keys::KeyMetrics;
 use crate::telemetry::store::StoreMetrics;
 
@@ -19,6 +20,8 @@ pub struct Metrics {
     pub store: StoreMetrics,
     /// Those of the keys for tokens.
     pub keys: KeyMetrics,
+    /// Those of the hooks.
+    pub hooks: HookMetrics,
 }
 
 impl Metrics {
@@ -29,6 +32,7 @@ impl Metrics {
             shards: (0..shards).map(|_| ShardMetrics::default()).collect(),
             store: StoreMetrics::default(),
             keys: KeyMetrics::default(),
+            hooks: HookMetrics::new(shards),
         }
     }
 }
