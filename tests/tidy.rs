@@ -13,7 +13,7 @@ use hubbub::telemetry::render::Renderer;
 const LAYERS: [&[&str]; 4] = [
     &["access", "ids", "limits", "clock", "message", "policy"],
     &["chat", "codec"],
-    &["config", "net", "store", "telemetry", "web"],
+    &["config", "net", "store", "telemetry", "tls", "web"],
     &["admin", "doctor", "shard"],
 ];
 /// Sights within a layer.
@@ -26,6 +26,7 @@ const ALSO: &[(&str, &str)] = &[
     ("access", "policy"),
     ("config", "telemetry"),
     ("store", "telemetry"),
+    ("tls", "config"),
     ("shard", "admin"),
 ];
 /// Modules that see less than their layer: bytes only, or nothing at all.
