@@ -242,10 +242,10 @@ impl TlsSession {
     /// Takes the alert that tells the peer what it did.
     fn fail(&mut self, rest: &mut [u8]) {
         self.stage = Stage::Failed;
-        for _ in 0..STEPS_MAX {
+        // Once that is taken it would only fail again.
+        while self.connection.wants_write() {
             match self.connection.process_tls_records(rest).state {
                 Ok(ConnectionState::EncodeTlsData(data)) => encode(data, &mut self.outgoing),
-                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
                 _ => return,
             }
         }
@@ -330,3 +330,6 @@ const RECORD_OVERHEAD_BYTES: usize = 29;
 pub const HANDSHAKE_BYTES_MAX: usize = 64 * 1024;
 /// States that are passed on the way to the one that is wanted; more than ever are.
 const STEPS_MAX: usize = 16;
+
+#[cfg(test)]
+mod tests;
