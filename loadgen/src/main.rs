@@ -35,6 +35,7 @@ mod scenario;
 mod stats;
 mod target;
 mod thresholds;
+mod tls;
 mod worker;
 
 use std::io::Write;
