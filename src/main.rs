@@ -40,7 +40,7 @@ fn run(invocation: &Invocation) -> Result<ExitCode, ConfigError> {
 
 fn serve(invocation: &Invocation, loaded: &Loaded) -> Result<ExitCode, ConfigError> {
     let config = &loaded.config;
-    let (_log, log_level) = match log::start(config.log_format, config.log_level) {
+    let log = match log::start(config.log_format, config.log_level, config.audit_file.as_deref()) {
         Ok(log) => log,
         Err(error) => {
             complain(&error);
@@ -49,7 +49,7 @@ fn serve(invocation: &Invocation, loaded: &Loaded) -> Result<ExitCode, ConfigErr
     };
     let invocation = invocation.clone();
     let read = Box::new(move || hubbub::config::load(&invocation, std::env::vars_os()));
-    match shard::serve(config, Surroundings { read, log_level }) {
+    match shard::serve(config, Surroundings { read, log: log.control.clone() }) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(ServeError::Config(problem)) => Err(loaded.blame(problem)),
         Err(error) => {

@@ -66,6 +66,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Which log lines are written.
     pub log_level: tracing::Level,
+    /// Where audit records go; among the log lines without one.
+    pub audit_file: Option<PathBuf>,
     /// What is kept of which room.
     pub policies: RoomPolicies,
     /// How the store works.
@@ -150,6 +152,7 @@ impl Default for Config {
             node: "hubbub".into(),
             log_format: LogFormat::Text,
             log_level: tracing::Level::INFO,
+            audit_file: None,
             policies: RoomPolicies::default(),
             store: StoreConfig::default(),
             limits: Limits::default(),

@@ -66,6 +66,7 @@ const NEEDS_RESTART: &[&str] = &[
     "allow_anonymous",
     "node",
     "log_format",
+    "audit_file",
     "coalesce_max",
     "drain_timeout",
     "store.commit_interval",

@@ -13,15 +13,16 @@ use crate::config::{Changes, Config, ConfigError, Loaded, take_over};
 use crate::limits::Limits;
 use crate::policy::RoomPolicies;
 use crate::store::Store;
-use crate::telemetry::log::LogLevel;
+use crate::telemetry::audit::{Record, Security};
+use crate::telemetry::log::LogControl;
 use crate::tls::TlsConfigs;
 
 /// What of the process around it the server needs in order to change while it runs.
 pub struct Surroundings {
     /// Reads the configuration again, from the sources it was first read from.
     pub read: Box<dyn Fn() -> Result<Loaded, ConfigError> + Send>,
-    /// Which log lines are written.
-    pub log_level: LogLevel,
+    /// What is written of the log, and where.
+    pub log: LogControl,
 }
 
 /// Who wants to know what became of a reload.
@@ -51,21 +52,23 @@ impl Running {
 
     /// Reads the configuration and has everyone take over what has changed.
     pub(super) fn reload(&mut self, post: &Post, store: Option<&Store>) -> Result<Changes, ConfigError> {
-        let (config, changes, tls) = self
-            .read()
-            .inspect_err(|error| tracing::error!(%error, "the configuration was not reloaded: nothing has changed"))?;
+        let (config, changes, tls) = self.read().inspect_err(|error| {
+            tracing::error!(%error, "the configuration was not reloaded: nothing has changed");
+            Record::new(Security::Reload, "refused").write();
+        })?;
         let settings = Arc::new(Settings::of(&config, tls.clone()));
         if let Some(store) = store {
             store.set_policies(settings.policies.clone());
         }
         post.tell_all(&settings);
-        self.surroundings.log_level.set(config.log_level);
+        self.surroundings.log.renew(config.log_level);
         (self.config, self.tls) = (config, tls);
         tracing::info!(
             applied = changes.applied.join(","),
             needs_restart = changes.needs_restart.join(","),
             "the configuration was reloaded"
         );
+        Record::new(Security::Reload, "done").write();
         Ok(changes)
     }
 
