@@ -13,7 +13,7 @@ use hubbub::telemetry::render::Renderer;
 const LAYERS: [&[&str]; 4] = [
     &["access", "ids", "limits", "clock", "message", "policy"],
     &["chat", "codec"],
-    &["config", "hooks", "net", "store", "telemetry", "token", "web"],
+    &["config", "hooks", "net", "store", "telemetry", "tls", "token", "web"],
     &["admin", "doctor", "shard"],
 ];
 /// Sights within a layer.
@@ -30,6 +30,7 @@ const ALSO: &[(&str, &str)] = &[
     ("store", "telemetry"),
     ("token", "config"),
     ("token", "telemetry"),
+    ("tls", "config"),
     ("shard", "admin"),
 ];
 /// Modules that see less than their layer: bytes only, or nothing at all.

@@ -36,6 +36,7 @@ mod scenario;
 mod stats;
 mod target;
 mod thresholds;
+mod tls;
 mod worker;
 
 use std::io::Write;

@@ -89,6 +89,19 @@ pub struct Config {
     pub limits: Limits,
     /// Who is let in, how often and how many at a time.
     pub gate: GateConfig,
+    /// TLS on the ports for clients.
+    pub tls: TlsConfig,
+}
+
+/// TLS on the ports for clients: on when both files are given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// PEM with the server's certificate, followed by those that lead to a root.
+    pub certificate_file: Option<PathBuf>,
+    /// PEM with the certificate's private key.
+    pub key_file: Option<PathBuf>,
+    /// Time per turn of a shard that handshakes may take; at least one step is always taken.
+    pub handshake_budget: Duration,
 }
 
 /// How the store works.
@@ -177,6 +190,12 @@ impl Default for StoreConfig {
     }
 }
 
+impl Default for TlsConfig {
+    fn default() -> Self {
+        Self { certificate_file: None, key_file: None, handshake_budget: Duration::from_millis(1) }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         let loopback = |port| vec![SocketAddr::from((Ipv4Addr::LOCALHOST, port))];
@@ -205,6 +224,7 @@ impl Default for Config {
             hooks: HookConfig::default(),
             limits: Limits::default(),
             gate: GateConfig::default(),
+            tls: TlsConfig::default(),
         }
     }
 }

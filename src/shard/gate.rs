@@ -201,12 +201,16 @@ impl Hub {
     /// The PROXY header is read: what follows is the client's.
     fn begin(&mut self, id: ConnId, port: Port, rest: &mut [u8]) {
         let Some(connection) = self.connections.get(id) else { return };
-        match port {
-            Port::Http => connection.transport = Transport::Http { head: Vec::new() },
-            Port::Lines => {
-                connection.transport = Transport::ChatTcp(lines::Decoder::new());
-                self.enter_core(id, ConnKind::Chat { connect: None, ping_as_event: true });
-            }
+        connection.transport = match port {
+            Port::Http => Transport::Http { head: Vec::new() },
+            Port::Lines => Transport::ChatTcp(lines::Decoder::new()),
+        };
+        if self.tls.is_some() {
+            self.await_handshake(id, port);
+            return self.received_tls(id, rest);
+        }
+        if port == Port::Lines {
+            self.enter_core(id, ConnKind::Chat { connect: None, ping_as_event: true });
         }
         if !rest.is_empty() {
             self.read(id, rest);

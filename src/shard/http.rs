@@ -16,6 +16,7 @@ use crate::codec::websocket::{Decoder, Role};
 use crate::ids::{ConnId, Namespace, RoomName};
 use crate::message::close::CloseReason;
 use crate::message::command::Connect;
+use crate::telemetry::metrics::TlsOutcome;
 use crate::web;
 
 /// What a request comes to.
@@ -60,11 +61,16 @@ impl Hub {
         }
     }
 
-    /// The head took too long.
+    /// The head took too long, or what TLS needs before it.
     pub(super) fn handshake_timeout(&mut self, id: ConnId) {
-        if self.connections.get(id).is_some_and(|connection| connection.is_before_handshake()) {
-            self.end(id, CloseReason::HandshakeTimeout);
+        let Some(connection) = self.connections.get(id) else { return };
+        if !connection.is_before_handshake() {
+            return;
         }
+        if connection.is_open() && connection.tls.as_ref().is_some_and(|tls| tls.is_handshaking()) {
+            self.metrics.tls_handshake(TlsOutcome::Timeout);
+        }
+        self.end(id, CloseReason::HandshakeTimeout);
     }
 
     fn route(&self, request: &Request<'_>) -> Result<Answer, HttpError> {

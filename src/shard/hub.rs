@@ -11,6 +11,7 @@ use super::fanout::Encoder;
 use super::gate::Gate;
 use super::outputs::FollowUps;
 use super::pace::Load;
+use super::tls::Handshakes;
 use crate::chat::outbox::OutboxLimits;
 use crate::chat::wheel::Wheel;
 use crate::chat::{ConnKind, CoreConfig, Input, State};
@@ -22,6 +23,7 @@ use crate::limits::Limits;
 use crate::message::close::CloseReason;
 use crate::telemetry::log::Throttle;
 use crate::telemetry::metrics::ShardMetrics;
+use crate::tls::TlsConfigs;
 
 /// One shard without its ring.
 pub(super) struct Hub {
@@ -42,6 +44,13 @@ pub(super) struct Hub {
     pub(super) entropy: Entropy,
     /// Bounds log lines that peers cause.
     pub(super) throttle: Throttle,
+    /// What is offered to those who connect from now on; `None` without TLS.
+    pub(super) tls: Option<Arc<TlsConfigs>>,
+    pub(super) handshakes: Handshakes,
+    /// Time per turn that they may take.
+    pub(super) handshake_budget_us: u64,
+    /// Where bytes are decrypted to; empty between two reads.
+    pub(super) plain: Vec<u8>,
     /// The time of this turn.
     pub(super) now: Time,
     pub(super) draining: bool,
@@ -119,6 +128,7 @@ impl Hub {
         config: &Config,
         admission: Arc<Admission>,
         gate: Gate,
+        tls: Option<Arc<TlsConfigs>>,
         metrics: &'static ShardMetrics,
         now: Time,
     ) -> Self {
@@ -137,6 +147,10 @@ impl Hub {
             gate,
             entropy: Entropy::new(),
             throttle: Throttle::default(),
+            tls,
+            handshakes: Handshakes::default(),
+            handshake_budget_us: config.tls.handshake_budget.as_micros() as u64,
+            plain: Vec::new(),
             now,
             draining: false,
         }
@@ -149,6 +163,9 @@ impl Hub {
             Port::Lines => Transport::ChatTcp(lines::Decoder::new()),
         };
         self.insert(Connection::new(id, transport));
+        if self.tls.is_some() {
+            return self.await_handshake(id, port);
+        }
         match port {
             Port::Http => self.set_alarm(id, Alarm::Handshake, self.limits.handshake_timeout.as_millis() as u64),
             Port::Lines => {

@@ -20,6 +20,7 @@ mod reload;
 mod runtime;
 mod shutdown;
 mod store;
+mod tls;
 mod turn;
 
 pub use reload::Surroundings;

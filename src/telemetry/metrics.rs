@@ -94,6 +94,12 @@ pub struct ShardMetrics {
     pub recv_buffers_exhausted_total: Counter,
     /// Writes that waited so as to carry more.
     pub coalesced_total: Counter,
+    /// Handshakes of TLS that are over, by [`TlsOutcome`].
+    pub tls_handshakes_total: [Counter; TlsOutcome::ALL.len()],
+    /// Connections that waited for their turn in a handshake at the last look.
+    pub tls_handshake_queue: Gauge,
+    /// Time that one step of a handshake took, in microseconds.
+    pub tls_handshake_us: Histogram,
 }
 
 impl ShardMetrics {
@@ -115,6 +121,11 @@ impl ShardMetrics {
     /// A connection was refused at once.
     pub fn refused(&self, reason: RefusedReason) {
         self.refused_total[reason as usize].inc();
+    }
+
+    /// A handshake of TLS is over.
+    pub fn tls_handshake(&self, outcome: TlsOutcome) {
+        self.tls_handshakes_total[outcome as usize].inc();
     }
 
     /// The depth of one of the mailbox's queues.
@@ -275,6 +286,45 @@ impl RefusedReason {
     }
 }
 
+/// How a handshake of TLS ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsOutcome {
+    /// Well, with new keys.
+    Full,
+    /// Well, by a ticket.
+    Resumed,
+    /// The peer broke the protocol, refused the certificate, or nothing could be agreed on.
+    Failed,
+    /// The peer did not speak TLS.
+    Plaintext,
+    /// It had more bytes than any honest one.
+    TooLarge,
+    /// It took too long.
+    Timeout,
+    /// The peer went away.
+    Gone,
+}
+
+impl TlsOutcome {
+    /// Every outcome.
+    pub const ALL: [Self; 7] =
+        [Self::Full, Self::Resumed, Self::Failed, Self::Plaintext, Self::TooLarge, Self::Timeout, Self::Gone];
+
+    /// The metric label.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Resumed => "resumed",
+            Self::Failed => "failed",
+            Self::Plaintext => "plaintext",
+            Self::TooLarge => "too_large",
+            Self::Timeout => "timeout",
+            Self::Gone => "gone",
+        }
+    }
+}
+
 /// A queue between two shards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueKind {
@@ -320,6 +370,7 @@ mod tests {
         }
         assert_eq!(ConnectionKind::ALL.map(|kind| kind as usize), [0, 1, 2, 3]);
         assert_eq!(RefusedReason::ALL.map(|reason| reason as usize), [0, 1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(TlsOutcome::ALL.map(|outcome| outcome as usize), [0, 1, 2, 3, 4, 5, 6]);
         assert_eq!(QueueKind::ALL.map(|queue| queue as usize), [0, 1]);
     }
 

@@ -10,6 +10,7 @@ mod limits;
 mod rooms;
 mod server;
 mod store;
+mod tls;
 mod token;
 
 use std::path::PathBuf;
@@ -81,6 +82,7 @@ const TABLES: &[&[Setting]] = &[
     server::SETTINGS,
     access::SETTINGS,
     token::SETTINGS,
+    tls::SETTINGS,
     rooms::SETTINGS,
     limits::SETTINGS,
     store::SETTINGS,
