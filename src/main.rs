@@ -12,6 +12,7 @@ use hubbub::doctor::{self, Verdict};
 use hubbub::shard::{self, ServeError, Surroundings};
 use hubbub::store::offline::{self, Epochs, OfflineError};
 use hubbub::telemetry::log;
+use hubbub::tls::TlsConfigs;
 use hubbub::token::{self, cli};
 
 #[global_allocator]
@@ -63,6 +64,7 @@ fn serve(invocation: &Invocation, loaded: &Loaded) -> Result<ExitCode, ConfigErr
 fn check_config(loaded: &Loaded, explain: bool) -> Result<ExitCode, ConfigError> {
     let layout = Layout::decide(&loaded.config, &Machine::detect()).map_err(|problem| loaded.blame(problem))?;
     token::check_files(&loaded.config.token).map_err(|problem| loaded.blame(problem))?;
+    TlsConfigs::load(&loaded.config).map_err(|problem| loaded.blame(problem))?;
     if explain {
         print!("{}", hubbub::config::explain(loaded));
         println!();

@@ -8,6 +8,8 @@
 
 mod args;
 mod explain;
+mod gate;
+mod hooks;
 pub mod layout;
 mod load;
 mod permissions;
@@ -23,12 +25,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::access::Permissions;
+use crate::hooks::HookConfig;
 use crate::limits::Limits;
 use crate::policy::RoomPolicies;
 use crate::telemetry::log::LogFormat;
 
 pub use args::{Invocation, MintRequest, StoreAction, Subcommand, TokenAction, parse_arguments};
 pub use explain::explain;
+pub use gate::{GateConfig, Network, prefix_of};
 pub use load::{ConfigError, Finding, Loaded, load};
 pub use reload::{Changes, take_over};
 pub use validate::Problem;
@@ -79,8 +83,25 @@ pub struct Config {
     pub policies: RoomPolicies,
     /// How the store works.
     pub store: StoreConfig,
+    /// How the application is called.
+    pub hooks: HookConfig,
     /// Caps and times of rooms and connections.
     pub limits: Limits,
+    /// Who is let in, how often and how many at a time.
+    pub gate: GateConfig,
+    /// TLS on the ports for clients.
+    pub tls: TlsConfig,
+}
+
+/// TLS on the ports for clients: on when both files are given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// PEM with the server's certificate, followed by those that lead to a root.
+    pub certificate_file: Option<PathBuf>,
+    /// PEM with the certificate's private key.
+    pub key_file: Option<PathBuf>,
+    /// Time per turn of a shard that handshakes may take; at least one step is always taken.
+    pub handshake_budget: Duration,
 }
 
 /// How the store works.
@@ -169,6 +190,12 @@ impl Default for StoreConfig {
     }
 }
 
+impl Default for TlsConfig {
+    fn default() -> Self {
+        Self { certificate_file: None, key_file: None, handshake_budget: Duration::from_millis(1) }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         let loopback = |port| vec![SocketAddr::from((Ipv4Addr::LOCALHOST, port))];
@@ -194,7 +221,10 @@ impl Default for Config {
             audit_file: None,
             policies: RoomPolicies::default(),
             store: StoreConfig::default(),
+            hooks: HookConfig::default(),
             limits: Limits::default(),
+            gate: GateConfig::default(),
+            tls: TlsConfig::default(),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ahash::HashSet;
 
-use crate::config::{Auth, Config};
+use crate::config::{Auth, Config, hooks};
 use crate::limits::{MESSAGE_BYTES_CEILING, SHARDS_MAX};
 use crate::policy::{Commit, HistoryMode, Pattern, RoomPolicy};
 
@@ -49,6 +49,9 @@ impl Config {
         self.check_sizes(&mut problems);
         self.check_times(&mut problems);
         self.check_policies(&mut problems);
+        self.gate.check(&mut problems);
+        hooks::check(&self.hooks, &mut problems);
+        self.check_tls(&mut problems);
         problems
     }
 
@@ -175,9 +178,21 @@ impl Config {
             ("ack.timeout", limits.ack_timeout, TIME_FLOOR, TIME_CEILING),
             ("ack.timeout_max", limits.ack_timeout_max, limits.ack_timeout, TIME_CEILING),
             ("store.commit_interval", self.store.commit_interval, STORE_INTERVAL_FLOOR, TIME_CEILING),
+            ("tls.handshake_budget", self.tls.handshake_budget, Duration::ZERO, Duration::from_millis(100)),
             ("store.maintenance_interval", self.store.maintenance_interval, STORE_INTERVAL_FLOOR, TIME_CEILING),
         ];
         check_ranges(&rows, problems);
+    }
+
+    fn check_tls(&self, problems: &mut Vec<Problem>) {
+        let [certificate, key] = ["tls.certificate_file", "tls.key_file"];
+        let (missing, given) = match (&self.tls.certificate_file, &self.tls.key_file) {
+            (Some(_), None) => (key, certificate),
+            (None, Some(_)) => (certificate, key),
+            _ => return,
+        };
+        let what = format!("no file is given, but there is one in {given}, and TLS needs both");
+        problems.push(Problem::new(missing, what, format!("give {missing} too, or leave out both")));
     }
 
     fn check_policies(&self, problems: &mut Vec<Problem>) {
@@ -269,7 +284,7 @@ fn meaningless(policy: &RoomPolicy) -> Vec<&'static str> {
     rows.into_iter().filter(|(_, useless)| *useless).map(|(name, _)| name).collect()
 }
 
-fn out_of_range(
+pub(super) fn out_of_range(
     key: impl Into<Cow<'static, str>>,
     value: impl std::fmt::Display,
     min: impl std::fmt::Display,
@@ -443,6 +458,18 @@ mod tests {
         config.limits.ack_attempts_max = 0;
         config.store.commit_interval = Duration::ZERO;
         assert_eq!(keys(&config), ["ack.attempts_max", "ack.timeout_max", "store.commit_interval"]);
+    }
+
+    #[test]
+    fn a_certificate_without_a_key_is_refused_and_so_is_a_key_alone() {
+        let mut config = Config::default();
+        config.tls.certificate_file = Some("cert.pem".into());
+        assert_eq!(keys(&config), ["tls.key_file"]);
+        config.tls.key_file = Some("key.pem".into());
+        assert_eq!(config.validate(), []);
+        config.tls.certificate_file = None;
+        assert_eq!(keys(&config), ["tls.certificate_file"]);
+        assert!(config.validate()[0].to_string().contains("or leave out both"));
     }
 
     #[test]

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::config::gate::Network;
+
 /// Why a text is no value of its setting: what it is not, and what to write instead.
 #[derive(Debug)]
 pub(super) struct Unreadable {
@@ -80,6 +82,25 @@ pub(super) fn number_or_auto<T: FromStr>(values: &[String]) -> Result<Option<T>,
         return Ok(None);
     }
     read_as(value, "a whole number of that size", "write digits only, or leave it out").map(Some)
+}
+
+pub(super) fn number_or_off<T: FromStr>(values: &[String]) -> Result<Option<T>, Unreadable> {
+    let value = one(values)?;
+    if value == OFF {
+        return Ok(None);
+    }
+    read_as(value, "a whole number of that size", "write digits only, or off for no limit").map(Some)
+}
+
+pub(super) fn networks(values: &[String]) -> Result<Vec<Network>, Unreadable> {
+    let parts = list(values);
+    if parts == [OFF] {
+        return Ok(Vec::new());
+    }
+    parts
+        .iter()
+        .map(|part| read_as(part, "an address or a network", "write IP or IP/BITS, such as 10.0.0.0/8 or 2001:db8::1"))
+        .collect()
 }
 
 pub(super) fn time(values: &[String]) -> Result<Duration, Unreadable> {

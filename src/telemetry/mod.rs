@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod histogram;
+pub mod hooks;
 pub mod keys;
 pub mod log;
 pub mod metrics;
