@@ -8,6 +8,7 @@
 
 mod args;
 mod explain;
+mod hooks;
 pub mod layout;
 mod load;
 mod reload;
@@ -20,6 +21,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::hooks::HookConfig;
 use crate::limits::Limits;
 use crate::policy::RoomPolicies;
 use crate::telemetry::log::LogFormat;
@@ -72,6 +74,8 @@ pub struct Config {
     pub policies: RoomPolicies,
     /// How the store works.
     pub store: StoreConfig,
+    /// How the application is called.
+    pub hooks: HookConfig,
     /// Caps and times of rooms and connections.
     pub limits: Limits,
 }
@@ -136,6 +140,7 @@ impl Default for Config {
             audit_file: None,
             policies: RoomPolicies::default(),
             store: StoreConfig::default(),
+            hooks: HookConfig::default(),
             limits: Limits::default(),
         }
     }

@@ -72,6 +72,15 @@ const NEEDS_RESTART: &[&str] = &[
     "store.commit_interval",
     "store.min_free_bytes",
     "store.maintenance_interval",
+    "hooks.url",
+    "hooks.events",
+    "hooks.secret_file",
+    "hooks.ca_file",
+    "hooks.timeout",
+    "hooks.attempts",
+    "hooks.concurrency",
+    "hooks.queue",
+    "hooks.on_failure",
 ];
 /// Settings that may ask for durable rooms.
 const NEEDS_STORE: &[&str] = &["history"];

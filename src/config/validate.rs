@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ahash::HashSet;
 
-use crate::config::{Auth, Config};
+use crate::config::{Auth, Config, hooks};
 use crate::limits::{MESSAGE_BYTES_CEILING, SHARDS_MAX};
 use crate::policy::{Commit, HistoryMode, RoomPolicy};
 
@@ -47,6 +47,7 @@ impl Config {
         self.check_sizes(&mut problems);
         self.check_times(&mut problems);
         self.check_policies(&mut problems);
+        hooks::check(&self.hooks, &mut problems);
         problems
     }
 
@@ -217,7 +218,7 @@ fn meaningless(policy: &RoomPolicy) -> Vec<&'static str> {
     rows.into_iter().filter(|(_, useless)| *useless).map(|(name, _)| name).collect()
 }
 
-fn out_of_range(
+pub(super) fn out_of_range(
     key: impl Into<Cow<'static, str>>,
     value: impl std::fmt::Display,
     min: impl std::fmt::Display,

@@ -1,6 +1,6 @@
 //! Hooks as the application sees them, over HTTP on loopback.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -462,17 +462,8 @@ fn an_https_application_must_show_a_certificate_that_is_trusted() {
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let connection = rustls::ServerConnection::new(config.clone()).unwrap();
-            let mut stream = rustls::StreamOwned::new(connection, stream.unwrap());
-            let mut seen = Vec::new();
-            let mut buffer = [0; 4_096];
-            // A client that does not trust the certificate ends the handshake.
-            while let Ok(n @ 1..) = std::io::Read::read(&mut stream, &mut buffer) {
-                seen.extend_from_slice(&buffer[..n]);
-                if seen.ends_with(b"}") {
-                    stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
-                    seen.clear();
-                }
-            }
+            let stream = rustls::StreamOwned::new(connection, stream.unwrap());
+            std::thread::spawn(|| allow_all(stream));
         }
     });
     let mut trusting = Rig::start(url.clone(), |config| config.ca_file = Some(ca.path().to_owned()));
@@ -481,4 +472,17 @@ fn an_https_application_must_show_a_certificate_that_is_trusted() {
     let mut other = Rig::start(url, |config| config.attempts = 1);
     other.line.try_ask(1, join("lobby")).unwrap();
     assert_eq!(code(&other.answer().1), Some(ErrorCode::Overloaded));
+}
+
+/// Allows whatever is asked, until the peer goes or does not trust the certificate.
+fn allow_all(mut stream: rustls::StreamOwned<rustls::ServerConnection, std::net::TcpStream>) {
+    let mut seen = Vec::new();
+    let mut buffer = [0; 4_096];
+    while let Ok(n @ 1..) = stream.read(&mut buffer) {
+        seen.extend_from_slice(&buffer[..n]);
+        if seen.ends_with(b"}") {
+            stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
+            seen.clear();
+        }
+    }
 }

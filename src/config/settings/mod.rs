@@ -5,6 +5,7 @@
 //! `HUBBUB_` and the key in capitals with `_` for the dot.
 
 mod access;
+mod hooks;
 mod limits;
 mod rooms;
 mod server;
@@ -74,7 +75,8 @@ pub(super) fn all() -> impl Iterator<Item = &'static Setting> {
     TABLES.iter().copied().flatten()
 }
 
-const TABLES: &[&[Setting]] = &[server::SETTINGS, access::SETTINGS, rooms::SETTINGS, limits::SETTINGS, store::SETTINGS];
+const TABLES: &[&[Setting]] =
+    &[server::SETTINGS, access::SETTINGS, rooms::SETTINGS, limits::SETTINGS, store::SETTINGS, hooks::SETTINGS];
 
 const AUTH_WORDS: &[(Auth, &str)] = &[(Auth::Open, "open")];
 const SWITCH_WORDS: &[(bool, &str)] =

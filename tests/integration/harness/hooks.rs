@@ -1,7 +1,7 @@
 //! An application that the server calls: a small HTTP server that hands each request to the test, or answers by itself.
 //! It shares no code with the server, whose own tests use it too.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
