@@ -19,6 +19,8 @@ pub mod hooks;
 pub mod net;
 pub mod store;
 pub mod telemetry;
+pub mod tls;
+pub mod token;
 pub mod web;
 
 // L3

@@ -13,7 +13,7 @@ use hubbub::telemetry::render::Renderer;
 const LAYERS: [&[&str]; 4] = [
     &["access", "ids", "limits", "clock", "message", "policy"],
     &["chat", "codec"],
-    &["config", "hooks", "net", "store", "telemetry", "web"],
+    &["config", "hooks", "net", "store", "telemetry", "tls", "token", "web"],
     &["admin", "doctor", "shard"],
 ];
 /// Sights within a layer.
@@ -28,6 +28,9 @@ const ALSO: &[(&str, &str)] = &[
     ("config", "telemetry"),
     ("hooks", "telemetry"),
     ("store", "telemetry"),
+    ("token", "config"),
+    ("token", "telemetry"),
+    ("tls", "config"),
     ("shard", "admin"),
 ];
 /// Modules that see less than their layer: bytes only, or nothing at all.
