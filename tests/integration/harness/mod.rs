@@ -5,7 +5,6 @@
 
 mod client;
 mod data;
-mod hooks;
 mod http;
 mod lines;
 mod metrics;
