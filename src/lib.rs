@@ -18,6 +18,7 @@ pub mod doctor;
 pub mod net;
 pub mod store;
 pub mod telemetry;
+pub mod terminal;
 pub mod web;
 
 // L3

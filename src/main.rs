@@ -12,6 +12,7 @@ use hubbub::doctor::{self, Verdict};
 use hubbub::shard::{self, ServeError};
 use hubbub::store::offline::{self, Epochs, OfflineError};
 use hubbub::telemetry::log;
+use hubbub::terminal;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -25,6 +26,9 @@ fn main() -> ExitCode {
 }
 
 fn run(invocation: &Invocation) -> Result<ExitCode, ConfigError> {
+    if let Subcommand::Chat(options) = &invocation.subcommand {
+        return Ok(terminal::run(options));
+    }
     let loaded = hubbub::config::load(invocation, std::env::vars_os())?;
     for warning in &loaded.warnings {
         complain(&format!("warning: {warning}"));
@@ -34,6 +38,7 @@ fn run(invocation: &Invocation) -> Result<ExitCode, ConfigError> {
         Subcommand::CheckConfig { explain } => check_config(&loaded, *explain),
         Subcommand::Doctor => Ok(examine(&loaded)),
         Subcommand::Store(action) => Ok(tend_store(&loaded.config, action)),
+        Subcommand::Chat(_) => unreachable!("it needs no configuration and has run"),
     }
 }
 

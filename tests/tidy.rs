@@ -13,7 +13,7 @@ use hubbub::telemetry::render::Renderer;
 const LAYERS: [&[&str]; 4] = [
     &["access", "ids", "limits", "clock", "message", "policy"],
     &["chat", "codec"],
-    &["config", "net", "store", "telemetry", "web"],
+    &["config", "net", "store", "telemetry", "terminal", "web"],
     &["admin", "doctor", "shard"],
 ];
 /// Sights within a layer.
@@ -25,6 +25,7 @@ const ALSO: &[(&str, &str)] = &[
     ("access", "message"),
     ("access", "policy"),
     ("config", "telemetry"),
+    ("config", "terminal"),
     ("store", "telemetry"),
     ("shard", "admin"),
 ];
