@@ -1,6 +1,7 @@
 //! From the command line to a running client, and its exit code.
 
 use std::io::{IsTerminal, stderr, stdin, stdout};
+use std::net::IpAddr;
 use std::process::ExitCode;
 
 use super::network::Dialler;
@@ -44,6 +45,9 @@ fn prepare(options: &Options, is_plain: bool) -> Result<(Session, Dialler), Stri
     }
     let tls = options.target.is_secure().then(|| tls::config(options.ca.as_deref(), options.insecure)).transpose()?;
     let token = options.token.read()?;
+    if token.is_some() && !options.target.is_secure() && !is_loopback(&options.target.host) {
+        complain("warning: the token goes there unencrypted: use a wss:// or tls:// address if the server has one");
+    }
     let login = || std::env::var("USER").ok().filter(|name| UserName::new(name).is_ok());
     let name = options.name.clone().or_else(|| login().filter(|_| token.is_none()));
     let default_history = if is_plain { 0 } else { HISTORY };
@@ -65,6 +69,10 @@ fn prepare(options: &Options, is_plain: bool) -> Result<(Session, Dialler), Stri
     };
     let dialler = Dialler { target: options.target.clone(), token: options.token.clone(), tls };
     Ok((Session::new(setup), dialler))
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn complain(what: &str) {

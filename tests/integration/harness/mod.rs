@@ -18,5 +18,5 @@ pub use data::DataDir;
 pub use http::{http, http_raw, upgrade_head};
 pub use raw::{Frame, RawWs, masked_frame};
 pub use server::{Launch, Server, run_to_end};
-pub use wait::{Deadline, until};
+pub use wait::{Deadline, PATIENCE, until};
 pub use websocket::{RelayClient, Request, connect as connect_ws, try_connect as try_connect_ws};
