@@ -7,12 +7,14 @@ use std::process::ExitCode;
 
 use hubbub::admin::AdminKey;
 use hubbub::config::layout::{Layout, Machine};
-use hubbub::config::{Config, ConfigError, Invocation, Loaded, StoreAction, Subcommand};
+use hubbub::config::{Config, ConfigError, Invocation, Loaded, StoreAction, Subcommand, TokenAction};
 use hubbub::doctor::{self, Verdict};
-use hubbub::shard::{self, ServeError};
+use hubbub::shard::{self, ServeError, Surroundings};
 use hubbub::store::offline::{self, Epochs, OfflineError};
 use hubbub::telemetry::log;
 use hubbub::terminal;
+use hubbub::tls::TlsConfigs;
+use hubbub::token::{self, cli};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -34,24 +36,27 @@ fn run(invocation: &Invocation) -> Result<ExitCode, ConfigError> {
         complain(&format!("warning: {warning}"));
     }
     match &invocation.subcommand {
-        Subcommand::Serve => serve(&loaded),
+        Subcommand::Serve => serve(invocation, &loaded),
         Subcommand::CheckConfig { explain } => check_config(&loaded, *explain),
         Subcommand::Doctor => Ok(examine(&loaded)),
         Subcommand::Store(action) => Ok(tend_store(&loaded.config, action)),
         Subcommand::Chat(_) => unreachable!("it needs no configuration and has run"),
+        Subcommand::Token(action) => Ok(work_on_tokens(&loaded.config, action)),
     }
 }
 
-fn serve(loaded: &Loaded) -> Result<ExitCode, ConfigError> {
+fn serve(invocation: &Invocation, loaded: &Loaded) -> Result<ExitCode, ConfigError> {
     let config = &loaded.config;
-    let _log = match log::start(config.log_format, config.log_level) {
-        Ok(guard) => guard,
+    let log = match log::start(config.log_format, config.log_level, config.audit_file.as_deref()) {
+        Ok(log) => log,
         Err(error) => {
             complain(&error);
             return Ok(ExitCode::FAILURE);
         }
     };
-    match shard::serve(config) {
+    let invocation = invocation.clone();
+    let read = Box::new(move || hubbub::config::load(&invocation, std::env::vars_os()));
+    match shard::serve(config, Surroundings { read, log: log.control.clone() }) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(ServeError::Config(problem)) => Err(loaded.blame(problem)),
         Err(error) => {
@@ -63,6 +68,8 @@ fn serve(loaded: &Loaded) -> Result<ExitCode, ConfigError> {
 
 fn check_config(loaded: &Loaded, explain: bool) -> Result<ExitCode, ConfigError> {
     let layout = Layout::decide(&loaded.config, &Machine::detect()).map_err(|problem| loaded.blame(problem))?;
+    token::check_files(&loaded.config.token).map_err(|problem| loaded.blame(problem))?;
+    TlsConfigs::load(&loaded.config).map_err(|problem| loaded.blame(problem))?;
     if explain {
         print!("{}", hubbub::config::explain(loaded));
         println!();
@@ -77,6 +84,19 @@ fn examine(loaded: &Loaded) -> ExitCode {
     let checks = doctor::examine(&doctor::facts(), &loaded.config);
     print!("{}", doctor::report(&checks));
     if checks.iter().any(|check| check.verdict == Verdict::Fatal) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn work_on_tokens(config: &Config, action: &TokenAction) -> ExitCode {
+    match cli::run(action, config) {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn tend_store(config: &Config, action: &StoreAction) -> ExitCode {

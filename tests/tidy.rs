@@ -13,7 +13,7 @@ use hubbub::telemetry::render::Renderer;
 const LAYERS: [&[&str]; 4] = [
     &["access", "ids", "limits", "clock", "message", "policy"],
     &["chat", "codec"],
-    &["config", "net", "store", "telemetry", "terminal", "web"],
+    &["config", "hooks", "net", "store", "telemetry", "terminal", "tls", "token", "web"],
     &["admin", "doctor", "shard"],
 ];
 /// Sights within a layer.
@@ -24,9 +24,14 @@ const ALSO: &[(&str, &str)] = &[
     ("access", "ids"),
     ("access", "message"),
     ("access", "policy"),
+    ("config", "hooks"),
     ("config", "telemetry"),
     ("config", "terminal"),
+    ("hooks", "telemetry"),
     ("store", "telemetry"),
+    ("token", "config"),
+    ("token", "telemetry"),
+    ("tls", "config"),
     ("shard", "admin"),
 ];
 /// Modules that see less than their layer: bytes only, or nothing at all.

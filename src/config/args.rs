@@ -1,16 +1,20 @@
 //! The command line: subcommands, and one flag per setting.
 
+mod token;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+
+pub use token::{MintRequest, TokenAction};
 
 use crate::config::Config;
 use crate::config::settings::{self, Setting, Shape};
 use crate::terminal;
 
 /// What the command line asks for.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invocation {
     /// What to do.
     pub subcommand: Subcommand,
@@ -36,6 +40,8 @@ pub enum Subcommand {
     Store(StoreAction),
     /// Talk from this terminal.
     Chat(terminal::Options),
+    /// Make keys and tokens, or check tokens.
+    Token(TokenAction),
 }
 
 /// What to do to a store. A file that is not named is standard output or input.
@@ -91,6 +97,10 @@ pub fn parse_arguments(arguments: impl IntoIterator<Item = OsString>) -> Result<
             let said = "chat comes first: hubbub chat [URL], see hubbub chat --help";
             return Err(command().error(clap::error::ErrorKind::ArgumentConflict, said));
         }
+        Some(("token", inner)) => match inner.subcommand() {
+            Some((name, inner)) => (Subcommand::Token(token::action(name, inner)), inner),
+            None => unreachable!("clap asks for one"),
+        },
         Some((_, inner)) => (Subcommand::Serve, inner),
         None => (Subcommand::Serve, &matches),
     };
@@ -138,6 +148,7 @@ fn command() -> Command {
         .subcommand(Command::new("doctor").about("Check kernel and machine, and say what to mend"))
         .subcommand(store_command())
         .subcommand(Command::new("chat").about("Talk from this terminal, or from a script"))
+        .subcommand(token::command())
 }
 
 fn store_command() -> Command {
@@ -267,11 +278,18 @@ mod tests {
     #[test]
     fn help_names_what_exists_and_nothing_else() {
         let help = parse(&["--help"]).unwrap_err().to_string();
-        for name in
-            ["serve", "check-config", "doctor", "store", "--tcp-listen", "--limits-history-size", "HUBBUB_CONFIG"]
-        {
+        for name in [
+            "serve",
+            "check-config",
+            "doctor",
+            "store",
+            "token",
+            "--tcp-listen",
+            "--limits-history-size",
+            "HUBBUB_CONFIG",
+        ] {
             assert!(help.contains(name), "{name}");
         }
-        assert!(!help.contains("token") && help.contains("  chat "), "{help}");
+        assert!(help.contains("  chat "), "{help}");
     }
 }

@@ -87,17 +87,33 @@ pub enum CloseReason {
     HeartbeatTimeout,
     /// The handshake took too long.
     HandshakeTimeout,
+    /// The user has too many connections.
+    TooManyConnections,
     /// Messages were not read fast enough.
     SlowConsumer,
     /// The session went on with another connection.
     SessionResumed,
     /// The transport cannot carry this protocol (a TCP peer that does not speak JSON lines).
     NotThisProtocol,
+    /// The server cannot take this client now.
+    TryAgainLater,
+    /// The token has expired.
+    TokenExpired,
+    /// Far more was sent than is allowed.
+    RateLimited,
+    /// The user was banned, or its token revoked.
+    Revoked,
+    /// The credentials are no good.
+    Unauthorized,
+    /// This user may not be here, or not say anything here.
+    Forbidden,
+    /// An operator ended the connection.
+    Disconnected,
 }
 
 impl CloseReason {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 19] = [
         Self::Normal,
         Self::PeerGone,
         Self::ProtocolError,
@@ -106,9 +122,17 @@ impl CloseReason {
         Self::Restart,
         Self::HeartbeatTimeout,
         Self::HandshakeTimeout,
+        Self::TooManyConnections,
         Self::SlowConsumer,
         Self::SessionResumed,
         Self::NotThisProtocol,
+        Self::TryAgainLater,
+        Self::TokenExpired,
+        Self::RateLimited,
+        Self::Revoked,
+        Self::Unauthorized,
+        Self::Forbidden,
+        Self::Disconnected,
     ];
 
     /// The WebSocket close code (RFC 6455, section 7.4).
@@ -150,11 +174,23 @@ impl CloseReason {
             Self::HandshakeTimeout => {
                 (4001, "handshake timeout", "handshake_timeout", "reconnect and send connect within 10 s")
             }
+            Self::TooManyConnections => {
+                (4003, "too many connections", "too_many_connections", "reconnect after closing another connection")
+            }
             Self::SlowConsumer => (4008, "slow consumer", "slow_consumer", "reconnect, recover by since"),
             Self::SessionResumed => {
                 (4501, "session resumed elsewhere", "session_resumed", "nothing: another connection has taken over")
             }
             Self::NotThisProtocol => (4500, "not a hubbub client", "not_this_protocol", "speak JSON lines"),
+            Self::TryAgainLater => (1013, "try again later", "try_again_later", "reconnect with backoff"),
+            Self::TokenExpired => (4002, "token expired", "token_expired", "reconnect with a fresh token"),
+            Self::RateLimited => (4009, "rate limited", "rate_limited", "reconnect with backoff, send more slowly"),
+            Self::Revoked => (4502, "access revoked", "revoked", "nothing: ask for access"),
+            Self::Unauthorized => (4503, "unauthorized", "unauthorized", "get a valid token"),
+            Self::Forbidden => (4505, "forbidden", "forbidden", "nothing: this user may not do that here"),
+            Self::Disconnected => {
+                (4506, "disconnected by an operator", "disconnected", "nothing: an operator has ended the connection")
+            }
         }
     }
 }

@@ -12,18 +12,21 @@ use std::time::Duration;
 
 use flume::{Receiver, RecvTimeoutError, Sender};
 use glommio::{LocalExecutorBuilder, Placement};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::accept::{Acceptor, Entropy};
+use super::gate::Gate;
 use super::hub::{Admission, Hub, Port};
 use super::mailbox::{Mailbox, Post};
 use super::pace::Beat;
+use super::quota::Quotas;
+use super::reload::{ReloadAnswer, Running, Surroundings};
 use super::shutdown::{Control, Stage};
 use super::store::StoreLine;
 use super::turn::{Shard, Turn};
 use crate::admin;
-use crate::chat::CoreConfig;
+use crate::chat::{Consults, CoreConfig};
 use crate::clock::Clock;
 use crate::config::layout::{Layout, Machine};
 use crate::config::{Config, Problem};
@@ -33,6 +36,7 @@ use crate::net::{Ring, RingConfig, probe, socket, table};
 use crate::store::{self, Line, Store, StoreConfig, StoreError, StorePort};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::readiness::{self, Readiness};
+use crate::tls::TlsConfigs;
 
 /// Why the server did not start, or stopped by itself.
 #[derive(Debug, thiserror::Error)]
@@ -67,9 +71,9 @@ pub enum ServeError {
     Io(#[from] io::Error),
 }
 
-/// Runs the server until it is told to stop by SIGTERM or SIGINT. Returns once everyone is told and gone, or the
+/// Runs the server until it is told to stop by SIGTERM or SIGINT; SIGHUP has it read its configuration anew. Returns once everyone is told and gone, or the
 /// drain timeout has passed.
-pub fn serve(config: &Config) -> Result<(), ServeError> {
+pub fn serve(config: &Config, surroundings: Surroundings) -> Result<(), ServeError> {
     let machine = Machine::detect();
     let layout = Layout::decide(config, &machine).map_err(ServeError::Config)?;
     probe::probe().map_err(ServeError::Ring)?;
@@ -78,8 +82,9 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
     let metrics: &'static Metrics = Box::leak(Box::new(Metrics::new(layout.shards())));
     let (notify, notices) = flume::bounded(NOTICES_MAX);
     // The handler writes to a pipe that every table must have, for a signal may arrive in any thread.
-    let signals = Signals::new([SIGTERM, SIGINT])?;
-    let mut server = Server::start(config, &layout, metrics, &notify)?;
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    let tls = TlsConfigs::load(config).map_err(ServeError::Config)?.map(Arc::new);
+    let mut server = Server::start(config, &layout, tls.clone(), metrics, &notify)?;
     let post = server.post.clone();
     let subject = admin::Subject {
         key,
@@ -89,10 +94,11 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
         order: Arc::new(move |room, order| post.order(room, order)),
     };
     let admin = admin::spawn(&config.admin_listen, subject)?;
-    announce(&layout, &server.addresses, admin.addresses());
+    announce(&layout, &server.addresses, tls.is_some(), admin.addresses());
     forward_signals(signals, notify)?;
     readiness.enter(readiness::Stage::Ready);
-    let result = server.wait(&notices, &readiness, config.drain_timeout);
+    let mut running = Running::new(config.clone(), tls, surroundings);
+    let result = server.wait(&notices, &readiness, &mut running, config.drain_timeout);
     admin.stop();
     if let Some(store) = server.store.take() {
         store.close();
@@ -111,6 +117,8 @@ fn read_key(path: &Path) -> Result<admin::AdminKey, ServeError> {
 enum Notice {
     /// The operator wants the server to stop.
     Signal,
+    /// The configuration is to be read anew.
+    Reload(Option<ReloadAnswer>),
     /// A shard has ended, of itself or because it was told to.
     Ended(ShardId, io::Result<()>),
 }
@@ -146,6 +154,7 @@ struct Seed {
     post: Arc<Post>,
     control: Arc<Control>,
     admission: Arc<Admission>,
+    quotas: Arc<Quotas>,
     metrics: &'static Metrics,
     connections_max: usize,
     clock: Clock,
@@ -153,6 +162,8 @@ struct Seed {
     reports: Sender<Report>,
     /// What to do next.
     orders: Receiver<Step>,
+    /// Absent without TLS.
+    tls: Option<Arc<TlsConfigs>>,
     /// Absent when no room is durable.
     line: Option<Line>,
     notify: Sender<Notice>,
@@ -162,6 +173,7 @@ impl Server {
     fn start(
         config: &Config,
         layout: &Layout,
+        tls: Option<Arc<TlsConfigs>>,
         metrics: &'static Metrics,
         notify: &Sender<Notice>,
     ) -> Result<Self, ServeError> {
@@ -169,10 +181,8 @@ impl Server {
         let post = Arc::new(Post::new(shards)?);
         let drain_ms = config.drain_timeout.as_millis() as u64;
         let control = Arc::new(Control::new(layout.max_connections, drain_ms.max(RETRY_AFTER_MS_MIN)));
-        let admission = Arc::new(Admission {
-            host_must_be_loopback: !config.allow_anonymous,
-            allowed_origins: config.allowed_origins.clone(),
-        });
+        let admission = Arc::new(Admission::of(config));
+        let quotas = Arc::new(Quotas::new());
         let mut entropy = Entropy::new();
         let clock = Clock::start();
         let policies = Arc::new(config.policies.clone());
@@ -189,6 +199,9 @@ impl Server {
                 shards,
                 limits: config.limits.clone(),
                 policies: policies.clone(),
+                permissions: Arc::default(),
+                consults: Consults::default(),
+                has_store: policies.has_durable(),
                 node: config.node.as_str().into(),
                 exchange_backlog_max: EXCHANGE_BACKLOG_MAX,
                 seed: entropy.next() as u64,
@@ -199,8 +212,10 @@ impl Server {
                 post: post.clone(),
                 control: control.clone(),
                 admission: admission.clone(),
+                quotas: quotas.clone(),
                 metrics,
                 connections_max: layout.connections_per_shard as usize,
+                tls: tls.clone(),
                 line: ends.next().flatten(),
                 clock: clock.clone(),
                 reports,
@@ -217,7 +232,13 @@ impl Server {
     }
 
     /// Waits for the end, and brings it about when told to.
-    fn wait(&mut self, notices: &Receiver<Notice>, readiness: &Readiness, drain: Duration) -> Result<(), ServeError> {
+    fn wait(
+        &mut self,
+        notices: &Receiver<Notice>,
+        readiness: &Readiness,
+        running: &mut Running,
+        drain: Duration,
+    ) -> Result<(), ServeError> {
         let mut deadline = Duration::MAX;
         let clock = Clock::start();
         loop {
@@ -232,6 +253,13 @@ impl Server {
                     self.control.advance(Stage::Draining, &self.post);
                     // What is not gone by then is reset, which takes a moment of its own.
                     deadline = Duration::from_micros(clock.now().us) + drain.saturating_sub(RESET_TIME);
+                }
+                Ok(Notice::Reload(answer)) => {
+                    let outcome = running.reload(&self.post, self.store.as_ref());
+                    if let Some(answer) = answer {
+                        // Whoever asked may have gone.
+                        let _ = answer.try_send(outcome);
+                    }
                 }
                 Ok(Notice::Signal) => std::process::exit(EXIT_BY_SECOND_SIGNAL),
                 Ok(Notice::Ended(shard, result)) => {
@@ -349,7 +377,8 @@ fn open_shard(seed: Seed, addresses: &[(Port, SocketAddr)]) -> Result<(Shard, Ve
         bound.push((port, address));
     }
     let metrics = &seed.metrics.shards[shard.index()];
-    let hub = Hub::new(seed.core, &seed.config, seed.admission, metrics, seed.clock.now());
+    let gate = Gate::new(seed.quotas, Arc::new(seed.config.gate.clone()));
+    let hub = Hub::new(seed.core, &seed.config, seed.admission, gate, seed.tls, metrics, seed.clock.now());
     let beat = Beat::new(seed.config.coalesce_max.as_micros() as u64);
     let shell = Shard {
         ring,
@@ -368,8 +397,9 @@ fn open_shard(seed: Seed, addresses: &[(Port, SocketAddr)]) -> Result<(Shard, Ve
 /// Hands signals to the main thread.
 fn forward_signals(mut signals: Signals, notify: Sender<Notice>) -> io::Result<()> {
     let forward = move || {
-        for _ in signals.forever() {
-            if notify.send(Notice::Signal).is_err() {
+        for signal in signals.forever() {
+            let notice = if signal == SIGHUP { Notice::Reload(None) } else { Notice::Signal };
+            if notify.send(notice).is_err() {
                 return;
             }
         }
@@ -378,19 +408,20 @@ fn forward_signals(mut signals: Signals, notify: Sender<Notice>) -> io::Result<(
 }
 
 /// Tells the operator where the server is, and how to try it.
-fn announce(layout: &Layout, addresses: &[(Port, SocketAddr)], admin: &[SocketAddr]) {
+fn announce(layout: &Layout, addresses: &[(Port, SocketAddr)], has_tls: bool, admin: &[SocketAddr]) {
+    let (web, lines) = if has_tls { ("https", "tls://") } else { ("http", "") };
     println!("hubbub {}: {}", env!("CARGO_PKG_VERSION"), layout.explanation);
     for (port, address) in addresses {
         match port {
-            Port::Http => println!("  web client and WebSocket  http://{address}/"),
-            Port::Lines => println!("  JSON lines over TCP       {address}"),
+            Port::Http => println!("  web client and WebSocket  {web}://{address}/"),
+            Port::Lines => println!("  JSON lines over TCP       {lines}{address}"),
         }
     }
     for address in admin {
         println!("  metrics and health        http://{address}/metrics");
     }
     if let Some((_, address)) = addresses.iter().find(|(port, _)| *port == Port::Http) {
-        println!("Try it: open http://{address}/ in two tabs.");
+        println!("Try it: open {web}://{address}/ in two tabs.");
     }
 }
 

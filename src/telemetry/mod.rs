@@ -1,6 +1,9 @@
 //! What the server says about itself: figures, log lines and its readiness.
 
+pub mod audit;
 pub mod histogram;
+pub mod hooks;
+pub mod keys;
 pub mod log;
 pub mod metrics;
 pub mod process;

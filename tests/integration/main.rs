@@ -28,4 +28,5 @@ mod shutdown;
 mod slow;
 mod tcp;
 mod terminal;
+mod token;
 mod websocket;
