@@ -108,19 +108,26 @@ impl Editor {
     /// The part that fits into so many columns, and the cursor's column in it.
     pub fn window(&self, columns: usize) -> (String, usize) {
         let columns = columns.max(2);
-        let mut start = 0;
-        // The cursor needs a column of its own behind the text.
-        while text::width(&self.text[start..self.cursor]) + 1 > columns {
-            start += self.text[start..].graphemes(true).next().map_or(1, str::len);
+        let (before, after) = self.text.split_at(self.cursor);
+        let (mut start, mut used) = (before.len(), 0);
+        for (at, cluster) in before.grapheme_indices(true).rev() {
+            // The cursor needs a column of its own behind the text.
+            if used + text::width(cluster) + 1 > columns {
+                break;
+            }
+            used += text::width(cluster);
+            start = at;
         }
-        let mut shown = String::new();
-        for cluster in self.text[start..].graphemes(true) {
-            if text::width(&shown) + text::width(cluster) > columns {
+        let cursor = used;
+        let mut shown = before[start..].to_owned();
+        for cluster in after.graphemes(true) {
+            used += text::width(cluster);
+            if used > columns {
                 break;
             }
             shown.push_str(cluster);
         }
-        (shown, text::width(&self.text[start..self.cursor]))
+        (shown, cursor)
     }
 
     fn target(&self, step: Step) -> usize {

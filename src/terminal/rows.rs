@@ -150,11 +150,10 @@ impl Shape<'_> {
     }
 
     fn body(&self, item: &Item, margin: &str, waits: &dyn Fn(&str) -> bool) -> Vec<Row> {
-        let margin = |wide: bool| if wide { margin.to_owned() } else { String::new() };
-        let margin = margin(self.columns >= MARGIN_COLUMNS_MIN);
+        let margin = if self.columns >= MARGIN_COLUMNS_MIN { margin } else { "" };
         match &item.what {
-            What::Notice(said) => self.lines(&margin, "", &format!("· {said}"), &Tone::Notice),
-            What::Message { sender, deleted: true, .. } => self.lines(&margin, sender, "(deleted)", &Tone::Dim),
+            What::Notice(said) => self.lines(margin, "", &format!("· {said}"), &Tone::Notice),
+            What::Message { sender, deleted: true, .. } => self.lines(margin, sender, "(deleted)", &Tone::Dim),
             What::Message { sender, text, key, .. } => {
                 let is_ours = *sender == self.me;
                 let tone = if is_ours && key.as_deref().is_some_and(waits) {
@@ -165,8 +164,8 @@ impl Shape<'_> {
                     Tone::Text
                 };
                 match text.strip_prefix("/me ") {
-                    Some(done) => self.lines(&margin, "", &format!("* {sender} {done}"), &tone),
-                    None => self.lines(&margin, sender, text, &tone),
+                    Some(done) => self.lines(margin, "", &format!("* {sender} {done}"), &tone),
+                    None => self.lines(margin, sender, text, &tone),
                 }
             }
         }
