@@ -28,5 +28,6 @@ mod shards;
 mod shutdown;
 mod slow;
 mod tcp;
+mod terminal;
 mod token;
 mod websocket;

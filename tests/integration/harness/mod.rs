@@ -20,5 +20,5 @@ pub use http::{http, http_raw, upgrade_head};
 pub use raw::{Frame, RawWs, masked_frame};
 pub use server::{Launch, Server, run_to_end};
 pub use tokens::{Issuer, foreign_token, now_seconds};
-pub use wait::{Deadline, until};
+pub use wait::{Deadline, PATIENCE, until};
 pub use websocket::{RelayClient, Request, connect as connect_ws, try_connect as try_connect_ws};
