@@ -63,6 +63,15 @@ pub(super) fn number_or_auto<T: FromStr>(values: &[String]) -> Result<Option<T>,
     read_as(value, "a whole number of that size", "write digits only, or leave it out").map(Some)
 }
 
+/// A number, or `off` for none.
+pub(super) fn number_or_off<T: FromStr>(values: &[String]) -> Result<Option<T>, Unreadable> {
+    let value = one(values)?;
+    if value == OFF {
+        return Ok(None);
+    }
+    read_as(value, "a whole number of that size", "write digits only, or off").map(Some)
+}
+
 pub(super) fn time(values: &[String]) -> Result<Duration, Unreadable> {
     let value = one(values)?;
     humantime::parse_duration(value).map_err(|_| Unreadable {
