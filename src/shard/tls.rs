@@ -183,6 +183,9 @@ impl Hub {
             let outcome = session.advance(&mut self.plain);
             if session.stage() == Stage::Open {
                 self.handshake_done(id);
+            } else {
+                // Of one that failed right after its handshake nothing is taken.
+                self.plain.clear();
             }
             self.decrypted(id, outcome);
             let Some(Connection { tls: Some(tls), pending, .. }) = self.connections.get(id) else { return true };
