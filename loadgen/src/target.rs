@@ -34,8 +34,9 @@ impl Target {
     /// Takes a URL apart and resolves its host to the first address it has.
     pub fn parse(url: &str) -> Result<Self, TargetError> {
         let fail = |problem: &str| TargetError { url: url.to_owned(), problem: problem.to_owned() };
-        let (scheme, rest) =
-            url.split_once("://").ok_or_else(|| fail("write ws://HOST:PORT/PATH or tcp://HOST:PORT, or wss:// or tls://"))?;
+        let (scheme, rest) = url
+            .split_once("://")
+            .ok_or_else(|| fail("write ws://HOST:PORT/PATH or tcp://HOST:PORT, or wss:// or tls://"))?;
         let (authority, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
         let protocol = match (scheme, path.contains(ROOM)) {
             ("ws" | "wss", false) => Protocol::Chat,

@@ -160,9 +160,7 @@ impl Connection {
 
     /// Whether anything waits to be written that is not in flight.
     pub(super) fn wants_more_writes(&self) -> bool {
-        !self.unsent.is_empty()
-            || self.outbox.wants_write()
-            || self.tls.as_ref().is_some_and(|tls| tls.has_outgoing())
+        !self.unsent.is_empty() || self.outbox.wants_write() || self.tls.as_ref().is_some_and(|tls| tls.has_outgoing())
     }
 
     /// Whether nothing waits for what is being written to be over.

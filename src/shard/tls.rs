@@ -261,9 +261,7 @@ impl Hub {
             {
                 *decoder = lines::Decoder::new();
             }
-            if connection.flags.read_ended
-                && why == Ended::Finished
-                && !matches!(connection.phase, Phase::Lingering(_))
+            if connection.flags.read_ended && why == Ended::Finished && !matches!(connection.phase, Phase::Lingering(_))
             {
                 return;
             }

@@ -9,7 +9,6 @@ use rustls::server::{NoServerSessionStorage, ProducesTickets};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::{TLS12, TLS13};
 
-
 use super::certificate::{self, CERTIFICATE_KEY};
 use crate::config::{Config, Problem};
 

@@ -4,10 +4,10 @@ use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 
+use rustix::process::Signal;
 use rustls::HandshakeKind;
 use rustls::version::{TLS12, TLS13};
 use serde_json::json;
-use rustix::process::Signal;
 
 use crate::harness::{Certificate, Client, Launch, Server, VERSIONS, http_raw, until};
 
@@ -214,7 +214,9 @@ fn a_half_close_is_answered_in_full_and_both_say_goodbye() {
     let server = certificate.serve(Launch::new());
     for version in VERSIONS {
         let mut stream = certificate.client(&[version], &[]).connect(server.lines()).unwrap();
-        let mut text = String::from("{\"type\":\"connect\",\"name\":\"ann\",\"id\":1}\n{\"type\":\"join\",\"room\":\"a\",\"id\":2}\n");
+        let mut text = String::from(
+            "{\"type\":\"connect\",\"name\":\"ann\",\"id\":1}\n{\"type\":\"join\",\"room\":\"a\",\"id\":2}\n",
+        );
         for id in 3..=100 {
             text += &format!("{{\"type\":\"message\",\"room\":\"a\",\"content\":1,\"echo\":false,\"id\":{id}}}\n");
         }

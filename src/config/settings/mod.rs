@@ -75,7 +75,8 @@ pub(super) fn all() -> impl Iterator<Item = &'static Setting> {
     TABLES.iter().copied().flatten()
 }
 
-const TABLES: &[&[Setting]] = &[server::SETTINGS, access::SETTINGS, rooms::SETTINGS, limits::SETTINGS, store::SETTINGS, tls::SETTINGS];
+const TABLES: &[&[Setting]] =
+    &[server::SETTINGS, access::SETTINGS, rooms::SETTINGS, limits::SETTINGS, store::SETTINGS, tls::SETTINGS];
 
 const AUTH_WORDS: &[(Auth, &str)] = &[(Auth::Open, "open")];
 const SWITCH_WORDS: &[(bool, &str)] =
