@@ -335,9 +335,15 @@ fn who_goes_away_in_the_middle_of_a_handshake_leaves_nothing() {
             begun.conn.write_tls(&mut begun.sock).unwrap();
         }
     }
+    // One that says so, too: an alert in the clear.
+    for address in [server.http(), server.lines()] {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(b"\x15\x03\x03\x00\x02\x01\x00").unwrap();
+        read_all(&mut stream);
+    }
     server.metrics_until("all are gone", |metrics| {
         metrics.sum("hubbub_connections", &[]) == 0
-            && metrics.sum("hubbub_tls_handshakes_total", &[("outcome", "gone")]) == 40
+            && metrics.sum("hubbub_tls_handshakes_total", &[("outcome", "gone")]) == 42
     });
     let [mut ann, mut bob] = pair(&certificate, &server);
     ann.connect_as("ann");
