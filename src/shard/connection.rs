@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 
+use super::hub::Port;
 use super::tls::Tls;
 use crate::chat::AudienceId;
 use crate::chat::outbox::Outbox;
@@ -57,6 +58,13 @@ pub(super) struct Flags {
 /// What a connection speaks.
 #[derive(Debug)]
 pub(super) enum Transport {
+    /// A PROXY header is coming.
+    Proxied {
+        /// What is spoken after it.
+        port: Port,
+        /// What has come of it.
+        header: Vec<u8>,
+    },
     /// A request head is coming.
     Http {
         /// What has come of it.
@@ -128,9 +136,9 @@ impl Connection {
     /// What the metrics call it.
     pub(super) fn kind(&self) -> ConnectionKind {
         match self.transport {
-            Transport::Http { .. } => ConnectionKind::Http,
+            Transport::Http { .. } | Transport::Proxied { port: Port::Http, .. } => ConnectionKind::Http,
             Transport::ChatWs(_) => ConnectionKind::ChatWs,
-            Transport::ChatTcp(_) => ConnectionKind::ChatTcp,
+            Transport::ChatTcp(_) | Transport::Proxied { port: Port::Lines, .. } => ConnectionKind::ChatTcp,
             Transport::Relay(_) => ConnectionKind::Relay,
         }
     }
@@ -150,7 +158,8 @@ impl Connection {
 
     /// Whether no protocol was agreed on yet.
     pub(super) fn is_before_handshake(&self) -> bool {
-        matches!(self.transport, Transport::Http { .. }) || self.tls.as_ref().is_some_and(|tls| tls.is_handshaking())
+        matches!(self.transport, Transport::Http { .. } | Transport::Proxied { .. })
+            || self.tls.as_ref().is_some_and(|tls| tls.is_handshaking())
     }
 
     /// Whether all that was to be written is.

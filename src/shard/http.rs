@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 
 use super::connection::{Connection, Transport};
-use super::hub::Hub;
+use super::hub::{Hub, Port};
 use crate::chat::ConnKind;
 use crate::chat::outbox::Kind;
 use crate::codec::http::{self, HttpError, Method, Request, Status};
@@ -42,6 +42,9 @@ impl Hub {
         match http::parse(&whole) {
             Ok(None) => *head = whole.into_owned(),
             Ok(Some((request, len))) => {
+                if let Err(reason) = self.gate.admit_request(id, &request, self.now.us) {
+                    return self.turn_away(id, Port::Http, reason);
+                }
                 let answer = self.route(&request).unwrap_or_else(|error| {
                     let mut response = Vec::new();
                     error.write(request.method == Method::Head, &mut response);

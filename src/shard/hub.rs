@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::accept::Entropy;
 use super::connection::{Connection, Connections, Transport};
 use super::fanout::Encoder;
+use super::gate::Gate;
 use super::outputs::FollowUps;
 use super::pace::Load;
 use super::tls::Handshakes;
@@ -39,6 +40,7 @@ pub(super) struct Hub {
     pub(super) limits: Limits,
     pub(super) outbox_limits: OutboxLimits,
     pub(super) admission: Arc<Admission>,
+    pub(super) gate: Gate,
     pub(super) entropy: Entropy,
     /// Bounds log lines that peers cause.
     pub(super) throttle: Throttle,
@@ -125,6 +127,7 @@ impl Hub {
         core: CoreConfig,
         config: &Config,
         admission: Arc<Admission>,
+        gate: Gate,
         tls: Option<Arc<TlsConfigs>>,
         metrics: &'static ShardMetrics,
         now: Time,
@@ -141,6 +144,7 @@ impl Hub {
             outbox_limits: OutboxLimits::from(&config.limits),
             limits: config.limits.clone(),
             admission,
+            gate,
             entropy: Entropy::new(),
             throttle: Throttle::default(),
             tls,
@@ -158,9 +162,7 @@ impl Hub {
             Port::Http => Transport::Http { head: Vec::new() },
             Port::Lines => Transport::ChatTcp(lines::Decoder::new()),
         };
-        let connection = Connection::new(id, transport);
-        self.metrics.connections.of(connection.kind()).add(1);
-        self.connections.insert(connection);
+        self.insert(Connection::new(id, transport));
         if self.tls.is_some() {
             return self.await_handshake(id, port);
         }
@@ -171,6 +173,11 @@ impl Hub {
                 self.enter_core(id, kind);
             }
         }
+    }
+
+    pub(super) fn insert(&mut self, connection: Connection) {
+        self.metrics.connections.of(connection.kind()).add(1);
+        self.connections.insert(connection);
     }
 
     /// The transport's handshake is over.
@@ -189,6 +196,7 @@ impl Hub {
             debug_assert!(!connection.flags.in_core, "the core is told when an end begins");
             self.due.outbox_bytes -= connection.outbox.queued_bytes();
             self.metrics.connections.of(connection.kind()).sub(1);
+            self.gate.released(id);
         }
     }
 

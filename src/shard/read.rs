@@ -88,8 +88,9 @@ impl Hub {
             Transport::ChatWs(_) | Transport::Relay(_) => self.read_frames(id, bytes),
             Transport::ChatTcp(_) => self.read_lines(id, bytes),
             Transport::Http { .. } if connection.is_open() => self.read_head(id, bytes),
+            Transport::Proxied { .. } if connection.is_open() => self.read_proxy_header(id, bytes),
             // What comes after the end began is taken from the socket and forgotten.
-            Transport::Http { .. } => {}
+            Transport::Http { .. } | Transport::Proxied { .. } => {}
         }
     }
 

@@ -9,7 +9,7 @@ use flume::Sender;
 use super::hub::{Admission, Hub};
 use super::mailbox::Post;
 use crate::chat::outbox::OutboxLimits;
-use crate::config::{Changes, Config, ConfigError, Loaded, take_over};
+use crate::config::{Changes, Config, ConfigError, GateConfig, Loaded, take_over};
 use crate::limits::Limits;
 use crate::policy::RoomPolicies;
 use crate::store::Store;
@@ -34,6 +34,7 @@ pub(super) struct Settings {
     limits: Limits,
     policies: Arc<RoomPolicies>,
     admission: Arc<Admission>,
+    gate: Arc<GateConfig>,
     tls: Option<Arc<TlsConfigs>>,
     handshake_budget_us: u64,
 }
@@ -91,6 +92,7 @@ impl Settings {
             limits: config.limits.clone(),
             policies: Arc::new(config.policies.clone()),
             admission: Arc::new(Admission::of(config)),
+            gate: Arc::new(config.gate.clone()),
             tls,
             handshake_budget_us: config.tls.handshake_budget.as_micros() as u64,
         }
@@ -103,6 +105,7 @@ impl Hub {
         self.limits = settings.limits.clone();
         self.outbox_limits = OutboxLimits::from(&settings.limits);
         self.admission = settings.admission.clone();
+        self.gate.set(settings.gate.clone());
         self.handshake_budget_us = settings.handshake_budget_us;
         self.set_tls(settings.tls.clone());
     }

@@ -16,9 +16,11 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::accept::{Acceptor, Entropy};
+use super::gate::Gate;
 use super::hub::{Admission, Hub, Port};
 use super::mailbox::{Mailbox, Post};
 use super::pace::Beat;
+use super::quota::Quotas;
 use super::reload::{ReloadAnswer, Running, Surroundings};
 use super::shutdown::{Control, Stage};
 use super::store::StoreLine;
@@ -152,6 +154,7 @@ struct Seed {
     post: Arc<Post>,
     control: Arc<Control>,
     admission: Arc<Admission>,
+    quotas: Arc<Quotas>,
     metrics: &'static Metrics,
     connections_max: usize,
     clock: Clock,
@@ -179,6 +182,7 @@ impl Server {
         let drain_ms = config.drain_timeout.as_millis() as u64;
         let control = Arc::new(Control::new(layout.max_connections, drain_ms.max(RETRY_AFTER_MS_MIN)));
         let admission = Arc::new(Admission::of(config));
+        let quotas = Arc::new(Quotas::new());
         let mut entropy = Entropy::new();
         let clock = Clock::start();
         let policies = Arc::new(config.policies.clone());
@@ -208,6 +212,7 @@ impl Server {
                 post: post.clone(),
                 control: control.clone(),
                 admission: admission.clone(),
+                quotas: quotas.clone(),
                 metrics,
                 connections_max: layout.connections_per_shard as usize,
                 tls: tls.clone(),
@@ -372,7 +377,8 @@ fn open_shard(seed: Seed, addresses: &[(Port, SocketAddr)]) -> Result<(Shard, Ve
         bound.push((port, address));
     }
     let metrics = &seed.metrics.shards[shard.index()];
-    let hub = Hub::new(seed.core, &seed.config, seed.admission, seed.tls, metrics, seed.clock.now());
+    let gate = Gate::new(seed.quotas, Arc::new(seed.config.gate.clone()));
+    let hub = Hub::new(seed.core, &seed.config, seed.admission, gate, seed.tls, metrics, seed.clock.now());
     let beat = Beat::new(seed.config.coalesce_max.as_micros() as u64);
     let shell = Shard {
         ring,

@@ -10,6 +10,8 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::message::close::{CloseReason, DropReason, ErrorCode};
 use crate::telemetry::histogram::{Histogram, Snapshot};
+use crate::telemetry::hooks::HookCollector;
+use crate::telemetry::keys::KeyCollector;
 use crate::telemetry::metrics::{ConnectionKind, Counter, Metrics, QueueKind, RefusedReason, ShardMetrics, TlsOutcome};
 use crate::telemetry::process::ProcessFigures;
 use crate::telemetry::store::StoreCollector;
@@ -30,6 +32,8 @@ impl Renderer {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Shards(metrics)));
         registry.register_collector(Box::new(StoreCollector(&metrics.store)));
+        registry.register_collector(Box::new(KeyCollector(&metrics.keys)));
+        registry.register_collector(Box::new(HookCollector(&metrics.hooks)));
         registry.register_collector(Box::new(Process));
         Self { registry }
     }

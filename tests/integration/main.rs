@@ -28,4 +28,5 @@ mod shutdown;
 mod slow;
 mod tcp;
 mod tls;
+mod token;
 mod websocket;
