@@ -27,7 +27,7 @@ pub struct TlsClient {
 
 impl TlsClient {
     /// Speaks to the server named by `authority` (`host:port`). Its certificate must come from `ca` (PEM), or else from
-    /// a public authority; with `insecure` it may be any.
+    /// a public authority; with `insecure` it may be any. Keeps so many tickets for those who come later.
     pub fn new(authority: &str, ca: Option<&Path>, insecure: bool, tickets: usize) -> Result<Self, String> {
         let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
@@ -41,8 +41,9 @@ impl TlsClient {
             builder.with_root_certificates(roots(ca)?)
         };
         let mut config = builder.with_no_client_auth();
-        let (put, take) = flume::bounded(tickets.max(1));
-        config.resumption = Resumption::store(Arc::new(Tickets { put, take }));
+        let (put, take) = flume::bounded(tickets);
+        config.resumption =
+            if tickets == 0 { Resumption::disabled() } else { Resumption::store(Arc::new(Tickets { put, take })) };
         Ok(Self { config: Arc::new(config), server })
     }
 

@@ -228,26 +228,15 @@ impl Hub {
         let Some(connection) = self.connections.get(id) else { return };
         let Some(tls) = connection.tls.as_deref() else { return };
         let has_ended = tls.session.as_ref().is_some_and(TlsSession::peer_closed) && !connection.flags.read_ended;
-        let is_handshaking = tls.is_handshaking();
         if tls.has_outgoing() {
             connection.wants_write(&mut self.due, self.now);
         }
         if let Err(error) = outcome {
             self.tls_failed(id, &error);
-        } else if has_ended && is_handshaking {
-            self.gone_in_handshake(id);
         } else if has_ended {
             self.read_ended(id, Ended::Finished);
         }
         self.pump();
-    }
-
-    /// The peer went away before there was anything to answer.
-    fn gone_in_handshake(&mut self, id: ConnId) {
-        self.metrics.tls_handshake(TlsOutcome::Gone);
-        let Some(connection) = self.connections.get(id) else { return };
-        connection.flags.read_ended = true;
-        self.end(id, CloseReason::PeerGone);
     }
 
     /// The socket gives no more bytes.
@@ -260,7 +249,9 @@ impl Hub {
                     tls.has_ended = true;
                     return;
                 }
-                return self.gone_in_handshake(id);
+                self.metrics.tls_handshake(TlsOutcome::Gone);
+                connection.flags.read_ended = true;
+                return self.end(id, CloseReason::PeerGone);
             }
             // What was said before is answered, but nobody knows how the last line would have gone on
             // (RFC 8446, section 6.1).

@@ -193,7 +193,7 @@ fn families() -> [Family; 29] {
         ),
         row(
             "hubbub_tls_handshake_step",
-            "CPU time of one step of a TLS handshake",
+            "Time that one step of a TLS handshake took",
             seconds(),
             R::Histogram(|s| &s.tls_handshake_us, MICROSECONDS),
         ),
