@@ -118,7 +118,8 @@ def connections(server, arguments, say):
             memory[kind] = figures.of_run(result)["memory_bytes"]
             faults += [f"{kind}: {fault}" for fault in figures.faults([result])]
             say(f"{kind:5} {brief(result)}")
-        full, resumed = (handshake_cost(server, arguments, folder, resumes) for resumes in (False, True))
+        full = handshake_cost(server, arguments, folder)
+        resumed = handshake_cost(server, arguments, folder, full)
     more = memory[TLS] - memory[PLAIN]
     rows = [
         [kind, figures.memory(memory[kind]), *(rate(results[kind], name) for name in ("connect", "upgrade", "resume"))]
@@ -133,18 +134,17 @@ def connections(server, arguments, say):
     return Found(table, what, [bound], faults, results)
 
 
-def handshake_cost(server, arguments, folder, resumes):
-    """Time that the steps of a handshake take, in seconds: of full ones, or of those by a ticket."""
-    flags = ["--connections", "2000", "--duration", "3s", "--rate", "10"]
+def handshake_cost(server, arguments, folder, full=None):
+    """Time that the steps of a handshake take, in seconds: of a full one, or once that is known, of one by a ticket."""
     # Of those who come for the first time, most find the ticket of someone who was there before.
-    flags += ["--tls-resume", "true" if resumes else "false", "--connect-in-flight", "64"]
+    flags = ["--connections", "2000", "--duration", "3s", "--rate", "10", "--connect-in-flight", "64"]
+    flags += ["--tls-resume", "false" if full is None else "true"]
     plan = plan_of(TLS, "hold.toml", flags, arguments, folder)
     with drive.running(server, plan) as process:
         drive.load(process.pid, plan)
         found = read_metrics(arguments.port + 2)
-    if not resumes:
+    if full is None:
         return found["seconds"] / max(1, found["full"])
-    full = handshake_cost(server, arguments, folder, False)
     return (found["seconds"] - found["full"] * full) / max(1, found["resumed"])
 
 
