@@ -123,7 +123,7 @@ impl Hub {
 
     /// Bytes came from a peer that speaks TLS, or should.
     pub(super) fn received_tls(&mut self, id: ConnId, bytes: &mut [u8]) {
-        let Some(connection) = self.connections.get(id) else { return };
+        let Some(connection) = self.connections.get(id).filter(|_| !bytes.is_empty()) else { return };
         let (is_open, is_closed) = (connection.is_open(), connection.phase == Phase::Closed);
         let Some(tls) = connection.tls.as_deref_mut() else { return };
         match tls.stage() {
