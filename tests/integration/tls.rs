@@ -272,6 +272,24 @@ fn websocket_and_web_page_end_with_a_goodbye_too() {
 }
 
 #[test]
+fn a_proxy_says_whom_it_brings_before_tls_begins() {
+    let certificate = Certificate::new();
+    let server = certificate.serve(Launch::new().arguments(["--proxy-protocol=true", "--trusted-proxies=127.0.0.1"]));
+    // LOCAL: the proxy itself connects, and names nobody.
+    let header = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+    for address in [server.http(), server.lines()] {
+        let mut stream = certificate.any_client().begin(address);
+        stream.sock.write_all(header).unwrap();
+        let request = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        let line = "{\"type\":\"connect\",\"name\":\"ann\"}\n";
+        stream.write_all(if address == server.http() { request } else { line }.as_bytes()).unwrap();
+        let mut answer = [0; 17];
+        stream.read_exact(&mut answer).unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 200 ") || answer.starts_with(b"{\"type\":\"welcome"), "{answer:?}");
+    }
+}
+
+#[test]
 fn who_speaks_in_the_clear_is_told_to_speak_tls() {
     let certificate = Certificate::new();
     let server = certificate.serve(Launch::new());
