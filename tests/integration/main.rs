@@ -29,5 +29,6 @@ mod shutdown;
 mod slow;
 mod tcp;
 mod terminal;
+mod tls;
 mod token;
 mod websocket;
