@@ -161,7 +161,6 @@ impl Gate {
 impl Hub {
     /// Counts a connection for its user, until its end begins. The text of a refusal is for the client, with the code
     /// `overloaded`; the connection is then closed with [`CloseReason::TooManyConnections`].
-    #[expect(dead_code, reason = "called where a connection is identified")]
     pub(super) fn enter_user(&mut self, id: ConnId, user: &UserName) -> Result<(), String> {
         self.gate.enter_user(id, user).map_err(|most| {
             self.metrics.refused(RefusedReason::ConnectionsPerUser);
