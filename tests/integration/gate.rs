@@ -5,7 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 
 use crate::harness::{DataDir, Deadline, Launch, RawWs, Server, http, run_to_end, until, upgrade_head};
@@ -153,6 +153,33 @@ fn connections_of_all_together_come_no_faster_than_they_may() {
     });
     assert_eq!(refused_over_tcp(&line), ("rate_limited".into(), ALL_TOO_FAST.into(), true));
     assert!(server.metrics().sum("hubbub_refused_total", &[("reason", "connects_per_second")]) >= 2);
+}
+
+#[test]
+fn a_user_with_too_many_connections_is_told_to_close_one() {
+    for shards in ["--shards=1", "--shards=2"] {
+        let server = Server::with([shards, "--limits-connections-per-user=2"]);
+        let (ws, mut tcp) = (server.ws_as("ann"), server.tcp_as("ann"));
+        let text = "this user has 2 connections: close one first";
+        let mut third = server.ws();
+        let error = third.refused(json!({"type": "connect", "name": "ann"}), "overloaded");
+        assert_eq!((&error["message"], &error["temporary"]), (&json!(text), &json!(true)));
+        assert_eq!(third.end().1, Some((4003, "too many connections".into())));
+        let mut third = server.tcp();
+        let error = third.refused(json!({"type": "connect", "name": "ann"}), "overloaded");
+        assert_eq!((&error["message"], &error["temporary"]), (&json!(text), &json!(true)));
+        third.end();
+        assert_eq!(server.metrics().sum("hubbub_refused_total", &[("reason", "connections_per_user")]), 2);
+        // Others come in, and who is inside notices nothing.
+        server.ws_as("bob").fence();
+        tcp.fence();
+        drop(ws);
+        until("a place to be free", || {
+            let mut again = server.ws();
+            again.send(&json!({"type": "connect", "name": "ann"}));
+            (again.next().kind() == "welcome").then_some(())
+        });
+    }
 }
 
 #[test]
