@@ -12,6 +12,7 @@ mod config;
 mod descriptors;
 mod durable;
 mod faults;
+mod gate;
 mod harness;
 mod heartbeat;
 mod history;
