@@ -12,12 +12,13 @@ use io_uring::{opcode, squeue};
 use libc::{EAGAIN, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_WAITALL};
 
 use super::event::Event;
+use super::queues::Kernel;
 use super::ring::Ring;
 use super::slots::{Outgoing, Sending};
 use super::tag::{Op, conn_data};
 use crate::ids::ConnId;
 
-impl Ring {
+impl<K: Kernel> Ring<K> {
     /// Whether a send is in flight; then no other may start.
     pub fn is_sending(&mut self, conn: ConnId) -> bool {
         self.slots.get(conn).is_some_and(|slot| slot.sending.is_some())
