@@ -8,7 +8,6 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 
-use io_uring::squeue::PushError;
 use io_uring::{CompletionQueue, IoUring, SubmissionQueue, Submitter, cqueue, squeue};
 
 use super::buffers::GROUP;
@@ -22,11 +21,11 @@ pub trait Kernel {
     /// The entries, and every buffer that they name, stay in place until this is dropped.
     unsafe fn provide_buffers(&mut self, entries: NonNull<u8>, count: u16) -> io::Result<()>;
 
-    /// Queues an entry for the next [`Kernel::enter`]; fails when the queue is full.
+    /// Queues an entry for the next [`Kernel::enter`]; false when the queue is full.
     ///
     /// # Safety
     /// What the entry points to stays in place until its last completion.
-    unsafe fn push(&mut self, entry: &squeue::Entry) -> Result<(), PushError>;
+    unsafe fn push(&mut self, entry: &squeue::Entry) -> bool;
 
     /// Learns what the kernel has taken, and lets it see what was pushed.
     fn sync_submissions(&mut self);
@@ -93,9 +92,9 @@ impl Kernel for Queues {
     }
 
     #[inline]
-    unsafe fn push(&mut self, entry: &squeue::Entry) -> Result<(), PushError> {
+    unsafe fn push(&mut self, entry: &squeue::Entry) -> bool {
         // SAFETY: the caller's promise.
-        unsafe { self.submissions.push(entry) }
+        unsafe { self.submissions.push(entry) }.is_ok()
     }
 
     #[inline]

@@ -38,6 +38,9 @@ pub struct Ring<K = Queues> {
     pub(super) quiet: Vec<ConnId>,
     /// Those of the last `enter`. When its completions are worked off, what has not failed has succeeded.
     pub(super) quiet_submitted: Vec<ConnId>,
+    /// Counts up each time that quiet sends were submitted. A connection may be on the list above for a send that is
+    /// over, while its next one is not submitted yet: the round tells them apart.
+    pub(super) quiet_round: u64,
     /// Whether one of those is of a connection that was closed meanwhile.
     quiet_closing: bool,
     timers: Timers,
@@ -75,6 +78,7 @@ impl<K: Kernel> Ring<K> {
             starved: Vec::new(),
             quiet: Vec::new(),
             quiet_submitted: Vec::new(),
+            quiet_round: 0,
             quiet_closing: false,
             timers: Timers::default(),
             doorbell: None,
@@ -171,7 +175,7 @@ impl<K: Kernel> Ring<K> {
             self.release(conn);
             return;
         }
-        self.quiet_closing |= slot.sending.as_ref().is_some_and(|sending| sending.quiet);
+        self.quiet_closing |= slot.sending.as_ref().is_some_and(|sending| sending.quiet.is_some());
         // A close alone neither ends an armed receive nor a waiting send: a shutdown ends both.
         if let Some(fd) = &slot.fd {
             let _ = rustix::net::shutdown(fd, Shutdown::Both);
@@ -209,6 +213,7 @@ impl<K: Kernel> Ring<K> {
         self.kernel.sync_completions();
         if self.kernel.unsubmitted() == 0 {
             self.quiet_submitted.append(&mut self.quiet);
+            self.quiet_round += 1;
         }
         match result {
             Ok(_) => Ok(()),
@@ -341,7 +346,7 @@ impl<K: Kernel> Ring<K> {
         // SAFETY: what entries point to stays in place until their completion: outgoing bytes and addresses in
         // their slot, which is not freed before; timespecs in `timers` until they fire; received bytes go to
         // registered buffers.
-        while unsafe { self.kernel.push(entry) }.is_err() {
+        while !unsafe { self.kernel.push(entry) } {
             self.enters += 1;
             self.kernel.sync_submissions();
             let submit = self.kernel.unsubmitted() as u32;
