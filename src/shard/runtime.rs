@@ -24,7 +24,7 @@ use super::shutdown::{Control, Stage};
 use super::store::StoreLine;
 use super::turn::{Shard, Turn};
 use crate::admin;
-use crate::chat::CoreConfig;
+use crate::chat::{Consults, CoreConfig};
 use crate::clock::Clock;
 use crate::config::layout::{Layout, Machine};
 use crate::config::{Config, Problem};
@@ -190,6 +190,9 @@ impl Server {
                 shards,
                 limits: config.limits.clone(),
                 policies: policies.clone(),
+                permissions: Arc::default(),
+                consults: Consults::default(),
+                has_store: policies.has_durable(),
                 node: config.node.as_str().into(),
                 exchange_backlog_max: EXCHANGE_BACKLOG_MAX,
                 seed: entropy.next() as u64,

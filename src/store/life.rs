@@ -14,11 +14,12 @@ use super::line::{Job, ReadJob, Shared, StorePort};
 use super::query;
 use super::reader::Reader;
 use super::records::{decode_letter, decode_session, epoch_key, letter_key, read_room_key, room_key};
+use super::sanctions;
 use super::seen::Seen;
 use super::slot::{Absence, Lease, Slot};
 use super::upkeep::Upkeep;
 use super::writer::Writer;
-use crate::chat::log::{DeadLetter, LogHealth, SessionRecord};
+use crate::chat::log::{DeadLetter, LogEvent, LogHealth, SessionRecord};
 use crate::ids::{RoomName, Seq, UserName};
 use crate::policy::RoomPolicies;
 use crate::telemetry::log::Throttle;
@@ -66,7 +67,7 @@ impl Store {
     pub fn open(config: StoreConfig, port: StorePort, metrics: &'static StoreMetrics) -> Result<Self, StoreError> {
         let engine = Engine::open(&config.dir)?;
         let crashes = engine.begin_life(&config.dir)?;
-        send_sessions(&engine, &port, &config)?;
+        send_kept(&engine, &port, &config)?;
         let engine = Arc::new(engine);
         let slot = Arc::new(Slot::default());
         slot.put(engine.clone());
@@ -185,8 +186,8 @@ fn join(thread: Option<JoinHandle<()>>) {
     }
 }
 
-/// Reads all sessions and leaves each with the shard that its first bits name.
-fn send_sessions(engine: &Engine, port: &StorePort, config: &StoreConfig) -> Result<(), StoreError> {
+/// Leaves with each shard the sanctions that it has to know, and the sessions that name it with their first bits.
+fn send_kept(engine: &Engine, port: &StorePort, config: &StoreConfig) -> Result<(), StoreError> {
     let shards = port.outlets.len();
     let mut chunks: Vec<VecDeque<Vec<SessionRecord>>> = vec![VecDeque::new(); shards];
     for guard in engine.space(Space::Sessions).iter() {
@@ -202,9 +203,13 @@ fn send_sessions(engine: &Engine, port: &StorePort, config: &StoreConfig) -> Res
             None => chunks.push_back(vec![session]),
         }
     }
-    for (outlet, chunks) in port.outlets.iter().zip(chunks) {
-        if !chunks.is_empty() {
-            let _ = outlet.sessions.try_send(chunks);
+    let sanctions = sanctions::take_stock(engine, shards, port.clock.now().unix_ms);
+    let sanctions = sanctions.map_err(|error| error.explain(&config.dir))?;
+    // Who is shut out is known before anyone comes back.
+    for ((outlet, mut kept), chunks) in port.outlets.iter().zip(sanctions).zip(chunks) {
+        kept.extend(chunks.into_iter().map(LogEvent::Sessions));
+        if !kept.is_empty() {
+            let _ = outlet.kept.try_send(kept);
         }
     }
     Ok(())
