@@ -504,8 +504,11 @@ fn remember(list: &mut VecDeque<String>, text: String) {
     list.truncate(8);
 }
 
-/// Every event that comes out must be fit to be sent.
+/// Every event that comes out must be fit to be sent. Frames of the relay are sent as they are.
 fn encode(event: &Event) {
+    if matches!(event, Event::Relay(_)) {
+        return;
+    }
     let mut out = Vec::new();
     json::encode(event, &mut out);
     assert!(!out.is_empty() && !out.iter().any(|byte| *byte < 0x20), "an event is one line");
