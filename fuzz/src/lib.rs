@@ -5,7 +5,9 @@ pub mod http_head;
 pub mod json_command;
 pub mod json_event;
 pub mod lines;
+pub mod proxy_header;
 pub mod session;
+pub mod token;
 pub mod utf8;
 pub mod websocket_decoder;
 
@@ -18,7 +20,9 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("json_command", json_command::run),
     ("json_event", json_event::run),
     ("lines", lines::run),
+    ("proxy_header", proxy_header::run),
     ("session", session::run),
+    ("token", token::run),
     ("utf8", utf8::run),
     ("websocket_decoder", websocket_decoder::run),
 ];

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use crate::chat::exchange::{Delivery, Request};
 use crate::chat::log::{LogAnswer, LogEvent, LogFailure};
-use crate::chat::{AudienceId, ConnKind, Consults, CoreConfig, Handled, Input, Output, State};
+use crate::chat::{AudienceId, ConnKind, Consults, CoreConfig, Handled, Input, Output, Question, State};
 use crate::clock::Time;
 use crate::ids::{ConnId, Epoch, Member, Seq, ShardId};
 use crate::limits::Limits;
@@ -35,6 +35,10 @@ pub(super) struct World {
     pub(super) answers_pings: bool,
     /// When pings were sent, in seconds.
     pub(super) pings: Vec<u64>,
+    /// Who is to be identified: token, name, and whether it is known already.
+    pub(super) strangers: VecDeque<(Member, Option<Box<str>>, Option<Box<str>>, bool)>,
+    /// What the application is asked.
+    pub(super) questions: VecDeque<(Member, Question)>,
 }
 
 /// What one client knows.
@@ -101,6 +105,8 @@ impl World {
             reads_replays: true,
             answers_pings: false,
             pings: Vec::new(),
+            strangers: VecDeque::new(),
+            questions: VecDeque::new(),
         }
     }
 
@@ -284,6 +290,11 @@ impl World {
         handled
     }
 
+    /// Works off what orders outside of inputs have led to.
+    pub(super) fn poll_all(&mut self) {
+        (0..self.states.len() as u16).for_each(|shard| self.poll(ShardId(shard)));
+    }
+
     fn set_time(&mut self, us: u64) {
         self.now = Time { us, unix_ms: 1_000_000 + us / 1_000 };
     }
@@ -342,7 +353,10 @@ impl World {
                         client.closed = Some(reason);
                     }
                 }
-                Output::Identify { .. } | Output::Consult { .. } => {}
+                Output::Identify { conn, token, name, refresh } => {
+                    self.strangers.push_back((member(conn), token, name, refresh));
+                }
+                Output::Consult { conn, question } => self.questions.push_back((member(conn), question)),
                 Output::Unblocked { conn } => {
                     if let Some(client) = self.clients.get_mut(&member(conn)) {
                         assert!(client.blocked, "only who is blocked is unblocked");
@@ -427,7 +441,12 @@ fn line(event: &Event) -> String {
         Event::Receipt { room, seq, delivered, members } => {
             format!("receipt {}:{} {delivered}/{members}", room.as_str(), seq.0)
         }
-        Event::Kicked { room, reason } => format!("kicked {} {reason}", room.as_str()),
+        Event::Kicked { room, notice } => {
+            let by = notice.by.as_ref().map_or(String::new(), |by| format!(" by {}", by.as_str()));
+            let until = notice.until_unix_ms.map_or(String::new(), |until| format!(" until {until}"));
+            format!("kicked {} {}{by}{until}", room.as_str(), notice.reason)
+        }
+        Event::Closed { room } => format!("closed {}", room.as_str()),
         Event::Signal(signal) => {
             format!(
                 "signal {} {} {}",

@@ -1,9 +1,13 @@
 //! The command line: subcommands, and one flag per setting.
 
+mod token;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+
+pub use token::{MintRequest, TokenAction};
 
 use crate::config::Config;
 use crate::config::settings::{self, Setting, Shape};
@@ -33,6 +37,8 @@ pub enum Subcommand {
     Doctor,
     /// Do something to the store of a server that does not run.
     Store(StoreAction),
+    /// Make keys and tokens, or check tokens.
+    Token(TokenAction),
 }
 
 /// What to do to a store. A file that is not named is standard output or input.
@@ -74,6 +80,10 @@ pub fn parse_arguments(arguments: impl IntoIterator<Item = OsString>) -> Result<
         Some(("doctor", inner)) => (Subcommand::Doctor, inner),
         Some(("store", inner)) => match inner.subcommand() {
             Some((name, inner)) => (Subcommand::Store(store_action(name, inner)), inner),
+            None => unreachable!("clap asks for one"),
+        },
+        Some(("token", inner)) => match inner.subcommand() {
+            Some((name, inner)) => (Subcommand::Token(token::action(name, inner)), inner),
             None => unreachable!("clap asks for one"),
         },
         Some((_, inner)) => (Subcommand::Serve, inner),
@@ -122,6 +132,7 @@ fn command() -> Command {
         .subcommand(Command::new("check-config").about("Check the configuration and end").arg(explain))
         .subcommand(Command::new("doctor").about("Check kernel and machine, and say what to mend"))
         .subcommand(store_command())
+        .subcommand(token::command())
 }
 
 fn store_command() -> Command {
@@ -241,11 +252,18 @@ mod tests {
     #[test]
     fn help_names_what_exists_and_nothing_else() {
         let help = parse(&["--help"]).unwrap_err().to_string();
-        for name in
-            ["serve", "check-config", "doctor", "store", "--tcp-listen", "--limits-history-size", "HUBBUB_CONFIG"]
-        {
+        for name in [
+            "serve",
+            "check-config",
+            "doctor",
+            "store",
+            "token",
+            "--tcp-listen",
+            "--limits-history-size",
+            "HUBBUB_CONFIG",
+        ] {
             assert!(help.contains(name), "{name}");
         }
-        assert!(!help.contains("token") && !help.contains("  chat "), "{help}");
+        assert!(!help.contains("  chat "), "{help}");
     }
 }

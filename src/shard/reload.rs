@@ -9,12 +9,13 @@ use flume::Sender;
 use super::hub::{Admission, Hub};
 use super::mailbox::Post;
 use crate::chat::outbox::OutboxLimits;
-use crate::config::{Changes, Config, ConfigError, Loaded, take_over};
+use crate::config::{Changes, Config, ConfigError, GateConfig, Loaded, take_over};
 use crate::limits::Limits;
 use crate::policy::RoomPolicies;
 use crate::store::Store;
 use crate::telemetry::audit::{Record, Security};
 use crate::telemetry::log::LogControl;
+use crate::tls::TlsConfigs;
 
 /// What of the process around it the server needs in order to change while it runs.
 pub struct Surroundings {
@@ -33,33 +34,36 @@ pub(super) struct Settings {
     limits: Limits,
     policies: Arc<RoomPolicies>,
     admission: Arc<Admission>,
+    gate: Arc<GateConfig>,
+    tls: Option<Arc<TlsConfigs>>,
+    handshake_budget_us: u64,
 }
 
 /// The configuration in force.
 pub(super) struct Running {
     config: Config,
+    tls: Option<Arc<TlsConfigs>>,
     surroundings: Surroundings,
 }
 
 impl Running {
-    pub(super) fn new(config: Config, surroundings: Surroundings) -> Self {
-        Self { config, surroundings }
+    pub(super) fn new(config: Config, tls: Option<Arc<TlsConfigs>>, surroundings: Surroundings) -> Self {
+        Self { config, tls, surroundings }
     }
 
     /// Reads the configuration and has everyone take over what has changed.
     pub(super) fn reload(&mut self, post: &Post, store: Option<&Store>) -> Result<Changes, ConfigError> {
-        let (config, changes) =
-            (self.surroundings.read)().map(|read| take_over(&self.config, &read.config)).inspect_err(|error| {
-                tracing::error!(%error, "the configuration was not reloaded: nothing has changed");
-                Record::new(Security::Reload, "refused").write();
-            })?;
-        let settings = Arc::new(Settings::of(&config));
+        let (config, changes, tls) = self.read().inspect_err(|error| {
+            tracing::error!(%error, "the configuration was not reloaded: nothing has changed");
+            Record::new(Security::Reload, "refused").write();
+        })?;
+        let settings = Arc::new(Settings::of(&config, tls.clone()));
         if let Some(store) = store {
             store.set_policies(settings.policies.clone());
         }
         post.tell_all(&settings);
         self.surroundings.log.renew(config.log_level);
-        self.config = config;
+        (self.config, self.tls) = (config, tls);
         tracing::info!(
             applied = changes.applied.join(","),
             needs_restart = changes.needs_restart.join(","),
@@ -68,15 +72,29 @@ impl Running {
         Record::new(Security::Reload, "done").write();
         Ok(changes)
     }
+
+    /// Reads the configuration, and the files that it names: a certificate may have been renewed in its place.
+    fn read(&self) -> Result<(Config, Changes, Option<Arc<TlsConfigs>>), ConfigError> {
+        let read = (self.surroundings.read)()?;
+        let (config, changes) = take_over(&self.config, &read.config);
+        let tls = match &self.tls {
+            Some(tls) => tls.reload(&config),
+            None => TlsConfigs::load(&config),
+        };
+        Ok((config, changes, tls.map_err(|problem| read.blame(problem))?.map(Arc::new)))
+    }
 }
 
 impl Settings {
     /// What of a configuration shards need to know.
-    pub(super) fn of(config: &Config) -> Self {
+    pub(super) fn of(config: &Config, tls: Option<Arc<TlsConfigs>>) -> Self {
         Self {
             limits: config.limits.clone(),
             policies: Arc::new(config.policies.clone()),
             admission: Arc::new(Admission::of(config)),
+            gate: Arc::new(config.gate.clone()),
+            tls,
+            handshake_budget_us: config.tls.handshake_budget.as_micros() as u64,
         }
     }
 }
@@ -87,5 +105,8 @@ impl Hub {
         self.limits = settings.limits.clone();
         self.outbox_limits = OutboxLimits::from(&settings.limits);
         self.admission = settings.admission.clone();
+        self.gate.set(settings.gate.clone());
+        self.handshake_budget_us = settings.handshake_budget_us;
+        self.set_tls(settings.tls.clone());
     }
 }

@@ -16,9 +16,11 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::accept::{Acceptor, Entropy};
+use super::gate::Gate;
 use super::hub::{Admission, Hub, Port};
 use super::mailbox::{Mailbox, Post};
 use super::pace::Beat;
+use super::quota::Quotas;
 use super::reload::{ReloadAnswer, Running, Surroundings};
 use super::shutdown::{Control, Stage};
 use super::store::StoreLine;
@@ -34,6 +36,7 @@ use crate::net::{Ring, RingConfig, probe, socket, table};
 use crate::store::{self, Line, Store, StoreConfig, StoreError, StorePort};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::readiness::{self, Readiness};
+use crate::tls::TlsConfigs;
 
 /// Why the server did not start, or stopped by itself.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +83,8 @@ pub fn serve(config: &Config, surroundings: Surroundings) -> Result<(), ServeErr
     let (notify, notices) = flume::bounded(NOTICES_MAX);
     // The handler writes to a pipe that every table must have, for a signal may arrive in any thread.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
-    let mut server = Server::start(config, &layout, metrics, &notify)?;
+    let tls = TlsConfigs::load(config).map_err(ServeError::Config)?.map(Arc::new);
+    let mut server = Server::start(config, &layout, tls.clone(), metrics, &notify)?;
     let post = server.post.clone();
     let subject = admin::Subject {
         key,
@@ -90,10 +94,10 @@ pub fn serve(config: &Config, surroundings: Surroundings) -> Result<(), ServeErr
         order: Arc::new(move |room, order| post.order(room, order)),
     };
     let admin = admin::spawn(&config.admin_listen, subject)?;
-    announce(&layout, &server.addresses, admin.addresses());
+    announce(&layout, &server.addresses, tls.is_some(), admin.addresses());
     forward_signals(signals, notify)?;
     readiness.enter(readiness::Stage::Ready);
-    let mut running = Running::new(config.clone(), surroundings);
+    let mut running = Running::new(config.clone(), tls, surroundings);
     let result = server.wait(&notices, &readiness, &mut running, config.drain_timeout);
     admin.stop();
     if let Some(store) = server.store.take() {
@@ -150,6 +154,7 @@ struct Seed {
     post: Arc<Post>,
     control: Arc<Control>,
     admission: Arc<Admission>,
+    quotas: Arc<Quotas>,
     metrics: &'static Metrics,
     connections_max: usize,
     clock: Clock,
@@ -157,6 +162,8 @@ struct Seed {
     reports: Sender<Report>,
     /// What to do next.
     orders: Receiver<Step>,
+    /// Absent without TLS.
+    tls: Option<Arc<TlsConfigs>>,
     /// Absent when no room is durable.
     line: Option<Line>,
     notify: Sender<Notice>,
@@ -166,6 +173,7 @@ impl Server {
     fn start(
         config: &Config,
         layout: &Layout,
+        tls: Option<Arc<TlsConfigs>>,
         metrics: &'static Metrics,
         notify: &Sender<Notice>,
     ) -> Result<Self, ServeError> {
@@ -174,6 +182,7 @@ impl Server {
         let drain_ms = config.drain_timeout.as_millis() as u64;
         let control = Arc::new(Control::new(layout.max_connections, drain_ms.max(RETRY_AFTER_MS_MIN)));
         let admission = Arc::new(Admission::of(config));
+        let quotas = Arc::new(Quotas::new());
         let mut entropy = Entropy::new();
         let clock = Clock::start();
         let policies = Arc::new(config.policies.clone());
@@ -203,8 +212,10 @@ impl Server {
                 post: post.clone(),
                 control: control.clone(),
                 admission: admission.clone(),
+                quotas: quotas.clone(),
                 metrics,
                 connections_max: layout.connections_per_shard as usize,
+                tls: tls.clone(),
                 line: ends.next().flatten(),
                 clock: clock.clone(),
                 reports,
@@ -366,7 +377,8 @@ fn open_shard(seed: Seed, addresses: &[(Port, SocketAddr)]) -> Result<(Shard, Ve
         bound.push((port, address));
     }
     let metrics = &seed.metrics.shards[shard.index()];
-    let hub = Hub::new(seed.core, &seed.config, seed.admission, metrics, seed.clock.now());
+    let gate = Gate::new(seed.quotas, Arc::new(seed.config.gate.clone()));
+    let hub = Hub::new(seed.core, &seed.config, seed.admission, gate, seed.tls, metrics, seed.clock.now());
     let beat = Beat::new(seed.config.coalesce_max.as_micros() as u64);
     let shell = Shard {
         ring,
@@ -396,19 +408,20 @@ fn forward_signals(mut signals: Signals, notify: Sender<Notice>) -> io::Result<(
 }
 
 /// Tells the operator where the server is, and how to try it.
-fn announce(layout: &Layout, addresses: &[(Port, SocketAddr)], admin: &[SocketAddr]) {
+fn announce(layout: &Layout, addresses: &[(Port, SocketAddr)], has_tls: bool, admin: &[SocketAddr]) {
+    let (web, lines) = if has_tls { ("https", "tls://") } else { ("http", "") };
     println!("hubbub {}: {}", env!("CARGO_PKG_VERSION"), layout.explanation);
     for (port, address) in addresses {
         match port {
-            Port::Http => println!("  web client and WebSocket  http://{address}/"),
-            Port::Lines => println!("  JSON lines over TCP       {address}"),
+            Port::Http => println!("  web client and WebSocket  {web}://{address}/"),
+            Port::Lines => println!("  JSON lines over TCP       {lines}{address}"),
         }
     }
     for address in admin {
         println!("  metrics and health        http://{address}/metrics");
     }
     if let Some((_, address)) = addresses.iter().find(|(port, _)| *port == Port::Http) {
-        println!("Try it: open http://{address}/ in two tabs.");
+        println!("Try it: open {web}://{address}/ in two tabs.");
     }
 }
 

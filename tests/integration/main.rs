@@ -27,4 +27,5 @@ mod shards;
 mod shutdown;
 mod slow;
 mod tcp;
+mod token;
 mod websocket;

@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use crate::ids::{Epoch, Seq};
 use crate::limits::{JSON_DEPTH_MAX, LABEL_BYTES_MAX, ROOMS_PER_CONNECTION_MAX, TAGS_MAX};
 use crate::message::close::ErrorCode;
-use crate::message::command::{Command, CommandBody, Connect, HistoryFrom, Join, Position, Publish, Resume};
+use crate::message::command::{Command, CommandBody, Connect, HistoryFrom, Join, Measure, Position, Publish, Resume};
 
 use super::scan::{Fault, FaultKind, Scanner, Value, unescape};
 
@@ -137,11 +137,22 @@ impl<'a> Fields<'a> {
                 CommandBody::Presence { room, after: self.string("after")?, limit: self.integer("limit")? }
             }
             "rooms" => CommandBody::Rooms { after: self.string("after")?, limit: self.integer("limit")? },
+            "kick" => self.moderate(Measure::Kick)?,
+            "ban" => self.moderate(Measure::Ban)?,
+            "mute" => self.moderate(Measure::Mute)?,
+            "unban" => self.moderate(Measure::Unban)?,
+            "unmute" => self.moderate(Measure::Unmute)?,
+            "close" => CommandBody::Close { room: self.required_string("room")? },
             "ping" => CommandBody::Ping,
             "pong" => CommandBody::Pong,
             _ => return Ok(None),
         };
         Ok(Some(body))
+    }
+
+    fn moderate(&self, measure: Measure) -> Result<CommandBody<'a>, Complaint> {
+        let (room, user) = (self.required_string("room")?, self.required_string("user")?);
+        Ok(CommandBody::Moderate { room, user, measure, for_ms: self.integer("for_ms")? })
     }
 
     fn publish(&self) -> Result<Publish<'a>, Complaint> {
@@ -314,9 +325,9 @@ fn missing(name: &str) -> Complaint {
 }
 
 /// The fields that any command has, the most frequent first.
-static KNOWN: [&str; 22] = [
+static KNOWN: [&str; 24] = [
     "type", "room", "content", "id", "key", "tag", "echo", "receipt", "name", "token", "resume", "since", "history",
-    "ack", "tags", "presence", "from", "to", "seq", "before", "after", "limit",
+    "ack", "tags", "presence", "from", "to", "seq", "before", "after", "limit", "user", "for_ms",
 ];
 /// What `resume` must be.
 const RESUME_SHAPE: &str =
@@ -381,6 +392,7 @@ mod tests {
     #[test]
     fn every_command_is_read() {
         let join = |room| Join { room, ..Join::default() };
+        let moderate = |measure, for_ms| CommandBody::Moderate { room: "a".into(), user: "b".into(), measure, for_ms };
         let table = [
             (r#"{"type":"connect"}"#, CommandBody::Connect(Connect::default())),
             (
@@ -400,6 +412,12 @@ mod tests {
                 }),
             ),
             (r#"{"type":"leave","room":"a"}"#, CommandBody::Leave { room: "a".into() }),
+            (r#"{"type":"close","room":"a"}"#, CommandBody::Close { room: "a".into() }),
+            (r#"{"type":"kick","room":"a","user":"b"}"#, moderate(Measure::Kick, None)),
+            (r#"{"type":"ban","room":"a","user":"b","for_ms":7}"#, moderate(Measure::Ban, Some(7))),
+            (r#"{"type":"mute","room":"a","user":"b","for_ms":null}"#, moderate(Measure::Mute, None)),
+            (r#"{"type":"unban","room":"a","user":"b"}"#, moderate(Measure::Unban, None)),
+            (r#"{"type":"unmute","room":"a","user":"b"}"#, moderate(Measure::Unmute, None)),
             (
                 r#"{"type":"switch","from":"a","to":"b"}"#,
                 CommandBody::Switch { from: "a".into(), to: join("b".into()) },
@@ -562,7 +580,7 @@ mod tests {
 
     #[test]
     fn unknown_types_are_named() {
-        for kind in ["kick", "ban", "mute", "close", "Ping", ""] {
+        for kind in ["promote", "Kick", "Ping", ""] {
             let error = decode(format!(r#"{{"type":"{kind}","id":1}}"#).as_bytes()).unwrap_err();
             assert_eq!((error.id, error.code), (Some(1), ErrorCode::UnknownType));
             assert_eq!(error.message, format!("there is no command `{kind}`"));

@@ -5,6 +5,7 @@
 
 mod client;
 mod data;
+mod hooks;
 mod http;
 mod lines;
 mod metrics;
