@@ -1,5 +1,8 @@
 //! The first byte picks how much more comes at a time. Each prefix must answer as the whole, or ask for more.
 
+use std::net::{IpAddr, Ipv4Addr};
+
+use hubbub::codec::forwarded::{self, ProxyHeader};
 use hubbub::codec::http;
 use hubbub::codec::websocket::handshake::{self, SUBPROTOCOL_JSON, Upgrade};
 
@@ -32,6 +35,11 @@ pub fn run(data: &[u8]) {
             }
             for pair in request.query_pairs() {
                 let _ = pair;
+            }
+            for header in [ProxyHeader::XForwardedFor, ProxyHeader::Forwarded] {
+                let peer = IpAddr::V4(Ipv4Addr::LOCALHOST);
+                let client = forwarded::client(&request, header, peer, |address| address.is_loopback());
+                assert!(client == peer || request.header("Forwarded").or(request.header("X-Forwarded-For")).is_some());
             }
             let _ = http::is_loopback_host(request.host);
             let _ = http::origin_matches_host(request.header("Origin").unwrap_or(""), request.host);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hubbub::access::Identity;
+use hubbub::access::{Identity, PermissionRule, Permissions};
 use hubbub::chat::{
     AudienceId, ConnKind, Consults, CoreConfig, Delivery, Handled, Input, Output, Refusal, Request, Rules, State,
 };
@@ -21,7 +21,7 @@ use hubbub::ids::{ConnId, ShardId, UserName};
 use hubbub::limits::Limits;
 use hubbub::message::close::{CloseReason, ErrorCode};
 use hubbub::message::command::Connect;
-use hubbub::message::event::{Event, Reply};
+use hubbub::message::event::{Event, Reply, Role};
 use hubbub::policy::{HistoryMode, Pattern, RoomPolicies, RoomPolicy};
 use store::Store;
 
@@ -83,9 +83,9 @@ impl World {
         let config = CoreConfig {
             shard: ShardId(0),
             shards: SHARDS,
-            limits: Limits { ack_attempts_max: 2, session_ttl: Duration::from_secs(20), ..Limits::default() },
+            limits: limits(flags & 16 != 0),
             policies: Arc::new(policies),
-            permissions: Arc::default(),
+            permissions: Arc::new(permissions()),
             consults: Consults { connect: flags & 1 != 0, join: flags & 2 != 0, message: flags & 4 != 0 },
             has_store: true,
             node: Arc::from("fuzz"),
@@ -244,7 +244,7 @@ impl World {
 
     fn rules(&mut self, shard: u16, script: &mut Script<'_>) {
         let flags = script.byte();
-        let limits = Limits { max_message_bytes: 1 << (flags >> 4), ..self.config.limits.clone() };
+        let limits = Limits { max_message_bytes: 1 << (flags >> 4), ..limits(flags & 4 != 0) };
         let consults =
             Consults { connect: self.config.consults.connect, join: flags & 1 != 0, message: flags & 2 != 0 };
         let (policies, permissions) = (self.config.policies.clone(), self.config.permissions.clone());
@@ -488,7 +488,7 @@ impl Script<'_> {
             }
             16 => format!("\"type\":\"connect\",\"token\":\"t{seq}\""),
             17 => {
-                let word = ["kick", "ban", "mute", "close"][usize::from(fields >> 1) % 4];
+                let word = ["kick", "ban", "mute", "unban", "unmute", "close"][usize::from(fields >> 1) % 6];
                 format!("\"type\":\"{word}\",\"room\":\"{room}\",\"user\":\"{user}\"{}", flag(3, ",\"for_ms\":500"))
             }
             18 => "\"type\":\"ping\"".to_owned(),
@@ -497,6 +497,28 @@ impl Script<'_> {
         text.push('}');
         Said::Text(text.into_bytes())
     }
+}
+
+/// Short enough for a script to meet them.
+fn limits(tight: bool) -> Limits {
+    let limits = Limits { ack_attempts_max: 2, session_ttl: Duration::from_secs(20), ..Limits::default() };
+    if !tight {
+        return limits;
+    }
+    Limits {
+        unacknowledged_max: 2,
+        messages_per_second: Some(2),
+        bytes_per_second: Some(64),
+        joins_per_second: Some(2),
+        room_members_max: Some(2),
+        ..limits
+    }
+}
+
+/// Whoever has a token hosts one of the rooms.
+fn permissions() -> Permissions {
+    let rule = PermissionRule { rooms: Pattern::new("other"), role: Some(Role::Host), allowed: Vec::new() };
+    Permissions { rules: vec![rule] }
 }
 
 fn remember(list: &mut VecDeque<String>, text: String) {
