@@ -489,7 +489,10 @@ impl Peer {
         let (fd, inode) = self.near;
         // SAFETY: the descriptor is only asked what it is, and may be closed by now, which is what is looked for.
         let found = rustix::fs::fstat(unsafe { BorrowedFd::borrow_raw(fd) });
-        assert!(found.is_ok_and(|found| found.st_ino == inode), "a socket stays open while the kernel has an entry of it");
+        assert!(
+            found.is_ok_and(|found| found.st_ino == inode),
+            "a socket stays open while the kernel has an entry of it"
+        );
     }
 }
 
