@@ -9,6 +9,7 @@ use super::accept::Entropy;
 use super::connection::{Connection, Connections, Transport};
 use super::fanout::Encoder;
 use super::gate::Gate;
+use super::identity::Desk;
 use super::outputs::FollowUps;
 use super::pace::Load;
 use super::tls::Handshakes;
@@ -41,6 +42,7 @@ pub(super) struct Hub {
     pub(super) outbox_limits: OutboxLimits,
     pub(super) admission: Arc<Admission>,
     pub(super) gate: Gate,
+    pub(super) desk: Desk,
     pub(super) entropy: Entropy,
     /// Bounds log lines that peers cause.
     pub(super) throttle: Throttle,
@@ -112,6 +114,14 @@ impl Admission {
     }
 }
 
+/// What a connection passes on its way in.
+pub(super) struct Entrance {
+    pub(super) gate: Gate,
+    pub(super) desk: Desk,
+    /// Absent without TLS.
+    pub(super) tls: Option<Arc<TlsConfigs>>,
+}
+
 /// Where a connection was accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Port {
@@ -126,12 +136,11 @@ impl Hub {
     pub(super) fn new(
         core: CoreConfig,
         config: &Config,
-        admission: Arc<Admission>,
-        gate: Gate,
-        tls: Option<Arc<TlsConfigs>>,
+        entrance: Entrance,
         metrics: &'static ShardMetrics,
         now: Time,
     ) -> Self {
+        let Entrance { gate, desk, tls } = entrance;
         Self {
             core: State::new(core),
             connections: Connections::default(),
@@ -143,8 +152,9 @@ impl Hub {
             metrics,
             outbox_limits: OutboxLimits::from(&config.limits),
             limits: config.limits.clone(),
-            admission,
+            admission: Arc::new(Admission::of(config)),
             gate,
+            desk,
             entropy: Entropy::new(),
             throttle: Throttle::default(),
             tls,

@@ -15,6 +15,7 @@ mod faults;
 mod harness;
 mod heartbeat;
 mod history;
+mod identity;
 mod http;
 mod limits;
 mod malformed;
