@@ -16,7 +16,7 @@ fn connect(token: &str) -> Value {
 #[test]
 fn the_user_is_the_tokens_subject_and_its_name_and_end_are_told() {
     let issuer = Issuer::new();
-    let server = issuer.launch("").start();
+    let server = issuer.launch("[token]\nleeway = '0s'").start();
     let ends = now_seconds() + 60;
     let token = issuer.token("ann", json!({"exp": ends, "name": "Ann of Green Gables", "jti": "1"}));
     for mut client in both(&server) {
@@ -137,7 +137,7 @@ fn a_bad_token_of_the_url_is_told_and_closes_at_once() {
 #[test]
 fn a_connection_ends_with_its_token_unless_it_shows_a_fresh_one() {
     let issuer = Issuer::new();
-    let server = issuer.launch("").start();
+    let server = issuer.launch("[token]\nleeway = '0s'").start();
     let short = || issuer.token("ann", json!({"exp": now_seconds() + 2}));
     let [mut ws, mut tcp] = both(&server);
     for client in [&mut ws, &mut tcp] {

@@ -11,6 +11,8 @@ mod metrics;
 mod raw;
 mod server;
 mod tokens;
+mod stream;
+mod tls;
 mod wait;
 mod websocket;
 
@@ -20,5 +22,6 @@ pub use http::{http, http_raw, upgrade_head};
 pub use raw::{Frame, RawWs, masked_frame};
 pub use server::{Launch, Server, run_to_end};
 pub use tokens::{Issuer, foreign_token, now_seconds};
-pub use wait::{Deadline, until};
+pub use tls::{Certificate, TlsClient, VERSIONS};
+pub use wait::{Deadline, PATIENCE, until};
 pub use websocket::{RelayClient, Request, connect as connect_ws, try_connect as try_connect_ws};
