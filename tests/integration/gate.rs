@@ -61,7 +61,8 @@ fn greeting(front: &[u8]) -> Vec<u8> {
 fn refused_over_http(answer: &str) -> (u16, Option<u64>, &str) {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer:?}"));
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap();
-    let after = head.lines().find_map(|line| line.strip_prefix("Retry-After: ")).map(|seconds| seconds.parse().unwrap());
+    let after =
+        head.lines().find_map(|line| line.strip_prefix("Retry-After: ")).map(|seconds| seconds.parse().unwrap());
     (status, after, body.trim_end())
 }
 
@@ -250,8 +251,14 @@ fn what_does_not_begin_with_a_proxy_header_is_refused() {
     let server = Server::with(["--trusted-proxies=127.0.0.1", "--proxy-protocol"]);
     let too_long = [SIGNATURE, &[0x21, 0x11, 0x04, 0x00]].concat();
     let wrong_sum = v2([192, 0, 2, 1], b"\x03\x00\x04\0\0\0\0");
-    let fronts: [&[u8]; 6] =
-        [b"", b"PROXY NONSENSE\r\n", b"PROXY TCP4 x y 1 2\r\n", &[b"PROXY ", [b'x'; 200].as_slice()].concat(), &too_long, &wrong_sum];
+    let fronts: [&[u8]; 6] = [
+        b"",
+        b"PROXY NONSENSE\r\n",
+        b"PROXY TCP4 x y 1 2\r\n",
+        &[b"PROXY ", [b'x'; 200].as_slice()].concat(),
+        &too_long,
+        &wrong_sum,
+    ];
     for front in fronts {
         let answer = ask(&mut from("127.0.0.1", server.http()), &health(front), false);
         assert_eq!(refused_over_http(&answer), (400, None, NO_HEADER), "{front:?}");
