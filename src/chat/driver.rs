@@ -35,11 +35,13 @@ pub(super) struct World {
     pub(super) answers_pings: bool,
     /// When pings were sent, in seconds.
     pub(super) pings: Vec<u64>,
-    /// Who is to be identified: token, name, and whether it is known already.
-    pub(super) strangers: VecDeque<(Member, Option<Box<str>>, Option<Box<str>>, bool)>,
+    pub(super) strangers: VecDeque<Stranger>,
     /// What the application is asked.
     pub(super) questions: VecDeque<(Member, Question)>,
 }
+
+/// Who is to be identified: token, name, and whether it is known already.
+pub(super) type Stranger = (Member, Option<Box<str>>, Option<Box<str>>, bool);
 
 /// What one client knows.
 #[derive(Default)]

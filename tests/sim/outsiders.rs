@@ -116,6 +116,10 @@ impl Outsider {
             let kick = CommandBody::Moderate { room: name, user, measure: Measure::Kick, for_ms: None };
             return vec![join, self.command(kick)];
         }
+        if env.restraints.held.contains_key(&against) && env.rng.chance(3, 4) {
+            let message = self.message(room, env);
+            return vec![join, self.command(message)];
+        }
         let lifts = env.restraints.held.contains_key(&against) && env.rng.chance(1, 2);
         let for_ms = env.rng.chance(1, 3).then(|| env.rng.range(2_000, 60_000));
         let until_unix_ms = for_ms.map_or(u64::MAX, |for_ms| (env.now.unix_ms + for_ms).saturating_sub(CLOCK_SLACK_MS));
@@ -216,7 +220,8 @@ pub fn judge_sender(message: &Message, env: &mut Env) {
 
 /// Judges an event on its way to somebody: by who gets it.
 pub fn judge_receiver(author: Author, event: &Event, env: &mut Env) {
-    let Some(user) = env.users.get(&author).map(|user| user.as_str().to_owned()).filter(|user| is_outsider(user)) else {
+    let Some(user) = env.users.get(&author).map(|user| user.as_str().to_owned()).filter(|user| is_outsider(user))
+    else {
         return;
     };
     let messages: Vec<(usize, u64)> = match event {

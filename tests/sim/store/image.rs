@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hubbub::chat::log::{
-    CursorKind, DeadLetter, DeadReason, Jump, LogAnswer, LogBatch, LogKey, LogState, LogWrite, SanctionKind, SanctionRecord,
-    Scope, SessionRecord,
+    CursorKind, DeadLetter, DeadReason, Jump, LogAnswer, LogBatch, LogKey, LogState, LogWrite, SanctionKind,
+    SanctionRecord, Scope, SessionRecord,
 };
 use hubbub::ids::{Epoch, RoomName, Seq, SessionId, UserName};
 use hubbub::limits::REPLAYED_LETTERS_MAX;
