@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use hubbub::admin::AdminKey;
+use hubbub::admin::AdminKeys;
 use hubbub::config::layout::{Layout, Machine};
 use hubbub::config::{Config, ConfigError, Invocation, Loaded, StoreAction, Subcommand};
 use hubbub::doctor::{self, Verdict};
@@ -46,7 +46,7 @@ fn serve(loaded: &Loaded) -> Result<ExitCode, ConfigError> {
             return Ok(ExitCode::FAILURE);
         }
     };
-    match shard::serve(config) {
+    match shard::serve(loaded) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(ServeError::Config(problem)) => Err(loaded.blame(problem)),
         Err(error) => {
@@ -120,8 +120,8 @@ fn authorization(address: &str, key_file: Option<&Path>) -> Result<Vec<u8>, Offl
         let what = "it wants the admin key: name its file with --admin-key-file".to_owned();
         return Err(OfflineError::Server { address: address.to_owned(), what });
     };
-    let key = AdminKey::read(path).map_err(|source| OfflineError::Io { what: path.display().to_string(), source })?;
-    Ok(key.header())
+    let keys = AdminKeys::read(path).map_err(|source| OfflineError::Io { what: path.display().to_string(), source })?;
+    Ok(keys.header())
 }
 
 #[expect(clippy::print_stderr, reason = "before there is a log, and after it")]

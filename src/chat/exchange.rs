@@ -14,6 +14,7 @@ use bytes::Bytes;
 
 use crate::chat::audience::AudienceId;
 use crate::chat::log::{CursorKind, SessionRecord};
+use crate::chat::operate::{OPERATOR, RoomOrder};
 use crate::ids::{ConnId, RoomName, Seq, SessionId, UserName};
 use crate::message::close::ErrorCode;
 use crate::message::command::{HistoryFrom, Position};
@@ -190,6 +191,15 @@ pub enum Request {
         /// Most rooms.
         limit: usize,
     },
+    /// Carry out an operator's order about a room. Never sent: it is what waits for the room to open.
+    Operate {
+        /// Which room.
+        room: RoomName,
+        /// The order's.
+        ticket: u64,
+        /// What.
+        order: Box<RoomOrder>,
+    },
     /// Answer when everything asked before this has been answered. At most one per connection and owner, never
     /// counted against a queue's bound. Answered by [`Delivery::Settled`].
     Settle {
@@ -216,6 +226,7 @@ impl Request {
             | Self::Rooms { .. }
             | Self::Resume { .. }
             | Self::Received { .. }
+            | Self::Operate { .. }
             | Self::Settle { .. } => None,
         }
     }
@@ -228,6 +239,7 @@ impl Request {
             | Self::Cursor { seat, id, .. }
             | Self::Delete { seat, id, .. } => Some((seat.conn, *id)),
             Self::Direct { conn, id, .. } => Some((*conn, *id)),
+            Self::Operate { ticket, .. } => Some((OPERATOR, Some(*ticket))),
             Self::History { seat, id, .. } | Self::Presence { seat, id, .. } => Some((seat.conn, Some(*id))),
             _ => None,
         }

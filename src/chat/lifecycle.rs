@@ -12,7 +12,7 @@ use crate::chat::random::{Random, mix};
 use crate::chat::session::{Farewell, Identity, Kind, Phase, Session, Wait};
 use crate::chat::state::{Deferred, State};
 use crate::chat::{ConnKind, Output};
-use crate::ids::{ConnId, Namespace, RoomName, ShardId, UserName};
+use crate::ids::{ConnId, Member, Namespace, RoomName, ShardId, UserName};
 use crate::limits::{DEADLINES_PER_TICK_MAX, DRAIN_BATCH, ROOMS_PER_CONNECTION_MAX, UNANSWERED_MAX};
 use crate::message::close::{CloseReason, ErrorCode};
 use crate::message::command::{CommandBody, Connect, Join};
@@ -206,7 +206,7 @@ impl State {
         let secret = self.begin_session(conn, u128::from(high) << 64 | u128::from(low));
         let limits = &self.config.limits;
         let body = Welcome {
-            connection: format!("s{}-{}-{}", self.here.0, conn.slot, conn.generation),
+            connection: Member { shard: self.here, conn }.to_string(),
             user,
             session: secret,
             heartbeat_ms: millis(limits.heartbeat_interval),

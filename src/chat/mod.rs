@@ -24,6 +24,7 @@ mod keeping;
 mod keys;
 mod lifecycle;
 pub mod log;
+pub mod operate;
 pub mod outbox;
 mod owner;
 pub mod placement;
@@ -45,7 +46,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::ids::{ConnId, RoomName, ShardId};
+use crate::ids::{ConnId, ShardId};
 use crate::limits::Limits;
 use crate::message::close::{CloseReason, ErrorCode};
 use crate::message::command::{Command, Connect};
@@ -142,12 +143,12 @@ pub enum Input<'a> {
     },
     /// The store says something; always taken, in the order it was said.
     Log(log::LogEvent),
-    /// An operator wants something done with dead letters of a room that this shard owns.
-    Letters {
-        /// Which room.
-        room: RoomName,
+    /// An operator wants something; only given while [`State::takes_requests`]. Answered by [`Output::Answered`].
+    Order {
+        /// Comes back with the answer.
+        ticket: u64,
         /// What.
-        order: log::LetterOrder,
+        order: operate::Order,
     },
     /// [`State::next_deadline_ms`] has come.
     Tick,
@@ -233,6 +234,13 @@ pub enum Output {
     Unblocked {
         /// Which.
         conn: ConnId,
+    },
+    /// An operator's order is carried out, or refused.
+    Answered {
+        /// As it was given.
+        ticket: u64,
+        /// What came of it.
+        outcome: Result<operate::OrderReply, exchange::Refusal>,
     },
 }
 

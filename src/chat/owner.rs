@@ -11,6 +11,7 @@ use crate::chat::exchange::{Delivery, Draft, JoinRequest, JoinedReply, Refusal, 
 use crate::chat::journal::{Answer, Waiter};
 use crate::chat::lifecycle::Timer;
 use crate::chat::log::{DeadLetter, LogWrite};
+use crate::chat::operate::{OPERATOR, OrderReply};
 use crate::chat::publish::{NOT_MEMBER, Published};
 use crate::chat::room::Room;
 use crate::chat::state::{Deferred, State};
@@ -68,6 +69,7 @@ impl State {
                 self.deliver(from, Delivery::Resumed { conn, session });
             }
             Request::Received { room, seq, count } => self.on_received(room, seq, count),
+            Request::Operate { room, ticket, order } => self.order_about_room(ticket, room, *order),
             Request::Settle { conn } => self.deliver(from, Delivery::Settled { conn }),
         }
     }
@@ -87,7 +89,7 @@ impl State {
         }
     }
 
-    fn park_in(&mut self, from: ShardId, id: RoomId, request: Request) {
+    pub(super) fn park_in(&mut self, from: ShardId, id: RoomId, request: Request) {
         let log = self.rooms.get_mut(id.slot, id.generation).and_then(|room| room.log.as_mut());
         if let Some(parked) = log.and_then(|log| log.parked.as_mut()) {
             parked.push_back((from, request));
@@ -349,11 +351,7 @@ impl State {
         limit: usize,
     ) -> Result<Reply, Refusal> {
         let (id, _) = self.member(from, room, seat)?;
-        let room = self.rooms.get_mut(id.slot, id.generation).ok_or(NOT_MEMBER)?;
-        let people = room.people.as_mut().ok_or(NOT_MEMBER)?;
-        let (users, more) = people.page(after, limit);
-        let next = users.last().filter(|_| more).map(|last| last.user.clone());
-        Ok(Reply::Users { users, count: people.count(), next })
+        self.users_page(id, after, limit)
     }
 
     /// The room, and the user on that seat of it.
@@ -412,6 +410,9 @@ impl State {
         }
         if to != self.here {
             return self.lanes.push_delivery(to, Delivery::Reply { conn, id, outcome });
+        }
+        if conn == OPERATOR {
+            return self.answer_order(id.unwrap_or_default(), outcome.map(OrderReply::Said));
         }
         match outcome {
             Ok(body) => self.send(conn, Event::Ok { id, body }),

@@ -166,7 +166,7 @@ impl State {
             Input::Closed { conn, reason } => self.on_closed(conn, reason),
             Input::ReplayReady { conn, audience } => self.on_replay_ready(conn, audience),
             Input::Log(event) => self.on_log_event(event),
-            Input::Letters { room, order } => self.on_letters(&room, order),
+            Input::Order { ticket, order } => self.on_order(ticket, order),
             Input::Tick => self.on_tick(),
             Input::Drain { retry_after_max_ms } => self.on_drain(retry_after_max_ms),
         }

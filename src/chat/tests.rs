@@ -1,6 +1,7 @@
 //! How the core behaves, by what its clients see. Each test drives several shards through [`super::driver`].
 
 mod lives;
+mod orders;
 mod recovery;
 mod rooms;
 mod talk;

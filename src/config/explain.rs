@@ -4,29 +4,54 @@ use crate::config::load::Loaded;
 use crate::config::rooms;
 use crate::config::settings::{self, Shape};
 
-/// One line per setting: `key = value  # origin`, then the rules for rooms, complete. Reading the text as a file gives
-/// the same configuration.
+/// A setting, or a key of a rule for rooms, as it holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explained {
+    /// As in the file; of a rule, `rooms[0].pattern`.
+    pub key: String,
+    /// As it would stand in the file.
+    pub value: String,
+    /// Where it was given.
+    pub origin: String,
+}
+
+/// Every setting with its origin, then the rules for rooms, complete.
 #[must_use]
-pub fn explain(loaded: &Loaded) -> String {
-    let mut table = "";
-    let mut lines = Vec::new();
-    for setting in settings::all() {
-        let (section, key) = setting.key.split_once('.').unwrap_or(("", setting.key));
-        if section != table {
-            lines.push((format!("\n[{section}]"), String::new()));
-            table = section;
-        }
-        let values = (setting.write)(&loaded.config);
-        let (_, origin) = loaded.given(setting);
-        lines.push((format!("{key} = {}", literal(setting.shape, &values)), format!("# {origin}")));
-    }
+pub fn explained(loaded: &Loaded) -> Vec<Explained> {
+    let of_setting = |setting: &settings::Setting| Explained {
+        key: setting.key.to_owned(),
+        value: literal(setting.shape, &(setting.write)(&loaded.config)),
+        origin: loaded.given(setting).1,
+    };
+    let mut all: Vec<_> = settings::all().map(of_setting).collect();
     let origin = loaded.origin_of_rooms();
-    for (pattern, policy) in &loaded.config.policies.rules {
-        lines.push((format!("\n[[{}]]", rooms::KEY), String::new()));
+    for (index, (pattern, policy)) in loaded.config.policies.rules.iter().enumerate() {
         for (key, value) in rooms::write(pattern, policy) {
             let shape = if key == "pattern" { Shape::Text } else { Shape::Number };
-            lines.push((format!("{key} = {}", literal(shape, &[value])), format!("# {origin}")));
+            let key = format!("{}[{index}].{key}", rooms::KEY);
+            all.push(Explained { key, value: literal(shape, &[value]), origin: origin.clone() });
         }
+    }
+    all
+}
+
+/// One line per setting: `key = value  # origin`, then the rules for rooms. Reading the text as a file gives the same
+/// configuration.
+#[must_use]
+pub fn explain(loaded: &Loaded) -> String {
+    let mut table = String::new();
+    let mut lines = Vec::new();
+    for Explained { key, value, origin } in explained(loaded) {
+        let (section, key) = key.split_once('.').unwrap_or(("", &key));
+        if section != table {
+            let head = match section.split_once('[') {
+                Some((rules, _)) => format!("\n[[{rules}]]"),
+                None => format!("\n[{section}]"),
+            };
+            lines.push((head, String::new()));
+            table = section.to_owned();
+        }
+        lines.push((format!("{key} = {value}"), format!("# {origin}")));
     }
     let width = lines.iter().map(|(line, _)| line.chars().count()).max().unwrap_or(0);
     lines.iter().map(|(line, comment)| format!("{line:width$}  {comment}").trim_end().to_string() + "\n").collect()

@@ -23,7 +23,7 @@ use crate::policy::RoomPolicies;
 use crate::telemetry::log::LogFormat;
 
 pub use args::{Invocation, StoreAction, Subcommand, parse_arguments};
-pub use explain::explain;
+pub use explain::{Explained, explain, explained};
 pub use load::{ConfigError, Finding, Loaded, load};
 pub use validate::Problem;
 

@@ -93,11 +93,13 @@ pub enum CloseReason {
     SessionResumed,
     /// The transport cannot carry this protocol (a TCP peer that does not speak JSON lines).
     NotThisProtocol,
+    /// An operator wants it gone.
+    Disconnected,
 }
 
 impl CloseReason {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Normal,
         Self::PeerGone,
         Self::ProtocolError,
@@ -109,6 +111,7 @@ impl CloseReason {
         Self::SlowConsumer,
         Self::SessionResumed,
         Self::NotThisProtocol,
+        Self::Disconnected,
     ];
 
     /// The WebSocket close code (RFC 6455, section 7.4).
@@ -155,6 +158,9 @@ impl CloseReason {
                 (4501, "session resumed elsewhere", "session_resumed", "nothing: another connection has taken over")
             }
             Self::NotThisProtocol => (4500, "not a hubbub client", "not_this_protocol", "speak JSON lines"),
+            Self::Disconnected => {
+                (4510, "disconnected by an operator", "disconnected", "nothing: an operator wants this connection gone")
+            }
         }
     }
 }

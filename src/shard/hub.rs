@@ -10,6 +10,7 @@ use super::connection::{Connection, Connections, Transport};
 use super::fanout::Encoder;
 use super::outputs::FollowUps;
 use super::pace::Load;
+use crate::admin::Answers;
 use crate::chat::outbox::OutboxLimits;
 use crate::chat::wheel::Wheel;
 use crate::chat::{ConnKind, CoreConfig, Input, State};
@@ -37,6 +38,8 @@ pub(super) struct Hub {
     pub(super) limits: Limits,
     pub(super) outbox_limits: OutboxLimits,
     pub(super) admission: Arc<Admission>,
+    /// Where answers to operators go.
+    pub(super) answers: Answers,
     pub(super) entropy: Entropy,
     /// Bounds log lines that peers cause.
     pub(super) throttle: Throttle,
@@ -109,6 +112,7 @@ impl Hub {
         core: CoreConfig,
         config: &Config,
         admission: Arc<Admission>,
+        answers: Answers,
         metrics: &'static ShardMetrics,
         now: Time,
     ) -> Self {
@@ -124,6 +128,7 @@ impl Hub {
             outbox_limits: OutboxLimits::from(&config.limits),
             limits: config.limits.clone(),
             admission,
+            answers,
             entropy: Entropy::new(),
             throttle: Throttle::default(),
             now,
@@ -137,7 +142,7 @@ impl Hub {
             Port::Http => Transport::Http { head: Vec::new() },
             Port::Lines => Transport::ChatTcp(lines::Decoder::new()),
         };
-        let connection = Connection::new(id, transport);
+        let connection = Connection::new(id, transport, self.now);
         self.metrics.connections.of(connection.kind()).add(1);
         self.connections.insert(connection);
         match port {

@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use super::connection::{Connection, Phase};
 use super::fanout::{self, Encoder};
 use super::hub::{Due, Hub};
+use crate::chat::exchange::Refusal;
+use crate::chat::operate::{OrderReply, TransportView};
 use crate::chat::outbox::{Kind, Pushed};
 use crate::chat::{AudienceId, Input, Output};
 use crate::ids::ConnId;
@@ -56,7 +58,22 @@ impl Hub {
             Output::Ping { conn } => self.push_control(conn, PING_FRAME),
             Output::Close { conn, reason } => self.end(conn, reason),
             Output::Unblocked { conn } => self.unblocked.push(conn),
+            Output::Answered { ticket, outcome } => self.answer_operator(ticket, outcome),
         }
+    }
+
+    /// Passes an answer on, with what only the shell knows of connections.
+    fn answer_operator(&mut self, ticket: u64, mut outcome: Result<OrderReply, Refusal>) {
+        if let Ok(OrderReply::Connections { connections, .. }) = &mut outcome {
+            for view in connections {
+                let connection = self.connections.get(view.conn);
+                view.transport = connection.map(|connection| TransportView {
+                    kind: connection.kind().label(),
+                    since_unix_s: connection.since_unix_s.into(),
+                });
+            }
+        }
+        self.answers.give(ticket, outcome);
     }
 
     /// Tells the core that a connection is gone, after its outputs so far.

@@ -26,7 +26,7 @@ use crate::admin;
 use crate::chat::CoreConfig;
 use crate::clock::Clock;
 use crate::config::layout::{Layout, Machine};
-use crate::config::{Config, Problem};
+use crate::config::{Config, Loaded, Problem, explained};
 use crate::ids::ShardId;
 use crate::limits::EXCHANGE_BACKLOG_MAX;
 use crate::net::{Ring, RingConfig, probe, socket, table};
@@ -69,24 +69,32 @@ pub enum ServeError {
 
 /// Runs the server until it is told to stop by SIGTERM or SIGINT. Returns once everyone is told and gone, or the
 /// drain timeout has passed.
-pub fn serve(config: &Config) -> Result<(), ServeError> {
+pub fn serve(loaded: &Loaded) -> Result<(), ServeError> {
+    let config = &loaded.config;
     let machine = Machine::detect();
     let layout = Layout::decide(config, &machine).map_err(ServeError::Config)?;
     probe::probe().map_err(ServeError::Ring)?;
-    let key = config.admin_key_file.as_deref().map(read_key).transpose()?;
+    let keys = config.admin_key_file.as_deref().map(read_keys).transpose()?;
     let readiness = Arc::new(Readiness::default());
     let metrics: &'static Metrics = Box::leak(Box::new(Metrics::new(layout.shards())));
     let (notify, notices) = flume::bounded(NOTICES_MAX);
     // The handler writes to a pipe that every table must have, for a signal may arrive in any thread.
     let signals = Signals::new([SIGTERM, SIGINT])?;
-    let mut server = Server::start(config, &layout, metrics, &notify)?;
-    let post = server.post.clone();
+    let switchboard = admin::Switchboard::default();
+    let mut server = Server::start(config, &layout, metrics, &notify, &switchboard.answers())?;
+    let (post, told) = (server.post.clone(), notify.clone());
     let subject = admin::Subject {
-        key,
+        keys,
         metrics,
         readiness: readiness.clone(),
         store: server.store.as_ref().map(Store::reader),
-        order: Arc::new(move |room, order| post.order(room, order)),
+        switchboard,
+        post: Arc::new(move |shard, ticket, order| post.order(shard, ticket, order)),
+        message_bytes_max: config.limits.max_message_bytes,
+        settings: explained(loaded),
+        // It is told only if the server has not ended by itself.
+        drain: Arc::new(move || drop(told.try_send(Notice::Drain))),
+        reload: None,
     };
     let admin = admin::spawn(&config.admin_listen, subject)?;
     announce(&layout, &server.addresses, admin.addresses());
@@ -100,8 +108,8 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
     result
 }
 
-fn read_key(path: &Path) -> Result<admin::AdminKey, ServeError> {
-    admin::AdminKey::read(path).map_err(|error| {
+fn read_keys(path: &Path) -> Result<admin::AdminKeys, ServeError> {
+    admin::AdminKeys::read(path).map_err(|error| {
         let what = format!("{} cannot be used: {error}", path.display());
         ServeError::Config(Problem::new("admin_key_file", what, "write a key into it: openssl rand -hex 32"))
     })
@@ -109,8 +117,10 @@ fn read_key(path: &Path) -> Result<admin::AdminKey, ServeError> {
 
 /// Something that the main thread must hear.
 enum Notice {
-    /// The operator wants the server to stop.
+    /// The operator wants the server to stop. A second signal ends it at once.
     Signal,
+    /// The same over the admin port, any number of times.
+    Drain,
     /// A shard has ended, of itself or because it was told to.
     Ended(ShardId, io::Result<()>),
 }
@@ -146,6 +156,7 @@ struct Seed {
     post: Arc<Post>,
     control: Arc<Control>,
     admission: Arc<Admission>,
+    answers: admin::Answers,
     metrics: &'static Metrics,
     connections_max: usize,
     clock: Clock,
@@ -164,6 +175,7 @@ impl Server {
         layout: &Layout,
         metrics: &'static Metrics,
         notify: &Sender<Notice>,
+        answers: &admin::Answers,
     ) -> Result<Self, ServeError> {
         let shards = layout.shards();
         let post = Arc::new(Post::new(shards)?);
@@ -199,6 +211,7 @@ impl Server {
                 post: post.clone(),
                 control: control.clone(),
                 admission: admission.clone(),
+                answers: answers.clone(),
                 metrics,
                 connections_max: layout.connections_per_shard as usize,
                 line: ends.next().flatten(),
@@ -223,7 +236,8 @@ impl Server {
         loop {
             let left = deadline.saturating_sub(Duration::from_micros(clock.now().us)).min(A_DAY);
             match notices.recv_timeout(left) {
-                Ok(Notice::Signal) if deadline == Duration::MAX => {
+                Ok(Notice::Drain) if deadline != Duration::MAX => {}
+                Ok(Notice::Signal | Notice::Drain) if deadline == Duration::MAX => {
                     tracing::info!(
                         drain_timeout_ms = drain.as_millis() as u64,
                         "stopping; a second signal ends at once"
@@ -233,7 +247,7 @@ impl Server {
                     // What is not gone by then is reset, which takes a moment of its own.
                     deadline = Duration::from_micros(clock.now().us) + drain.saturating_sub(RESET_TIME);
                 }
-                Ok(Notice::Signal) => std::process::exit(EXIT_BY_SECOND_SIGNAL),
+                Ok(Notice::Signal | Notice::Drain) => std::process::exit(EXIT_BY_SECOND_SIGNAL),
                 Ok(Notice::Ended(shard, result)) => {
                     result?;
                     debug_assert!(deadline != Duration::MAX, "shard {shard:?} ended without being told to");
@@ -349,7 +363,8 @@ fn open_shard(seed: Seed, addresses: &[(Port, SocketAddr)]) -> Result<(Shard, Ve
         bound.push((port, address));
     }
     let metrics = &seed.metrics.shards[shard.index()];
-    let hub = Hub::new(seed.core, &seed.config, seed.admission, metrics, seed.clock.now());
+    metrics.thread.set(rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs().into());
+    let hub = Hub::new(seed.core, &seed.config, seed.admission, seed.answers, metrics, seed.clock.now());
     let beat = Beat::new(seed.config.coalesce_max.as_micros() as u64);
     let shell = Shard {
         ring,

@@ -174,10 +174,12 @@ impl Shard {
         }
     }
 
-    /// Carries out what an operator wants.
+    /// Carries out what operators want, as far as there is room for what follows from it.
     fn orders(&mut self) {
-        while let Some((room, order)) = self.mailbox.next_order() {
-            let _ = self.hub.core.handle(Input::Letters { room, order }, self.hub.now);
+        while self.hub.core.takes_requests()
+            && let Some((ticket, order)) = self.mailbox.next_order()
+        {
+            let _ = self.hub.core.handle(Input::Order { ticket, order }, self.hub.now);
             self.hub.pump();
         }
     }
@@ -292,7 +294,7 @@ impl Shard {
             || !self.hub.unblocked.is_empty()
             || !self.hub.due.wishes.is_empty()
             || self.can_post()
-            || self.mailbox.has_orders()
+            || self.mailbox.has_orders() && self.hub.core.takes_requests()
             || self.store.has_work(&self.hub.core)
             || self.control.stage() != self.turn.stage
             || self.is_over();

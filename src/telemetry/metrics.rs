@@ -31,6 +31,8 @@ impl Metrics {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct ShardMetrics {
+    /// The thread that runs it; 0 before it runs. No metric.
+    pub thread: Gauge,
     /// Open connections, by [`ConnectionKind`].
     pub connections: PerKind<Gauge>,
     /// Connections accepted.

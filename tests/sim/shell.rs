@@ -327,6 +327,8 @@ impl Shell {
                 }
                 Output::Ping { conn } => self.send(conn, Item::Ping, env),
                 Output::Close { conn, reason } => self.close(conn, reason, env),
+                Output::Answered { outcome: Ok(_), .. } => {}
+                Output::Answered { ticket, outcome } => env.fail(|| format!("order {ticket} got {outcome:?}")),
                 Output::Unblocked { conn } => match self.live_link(conn, env) {
                     Some(link) if !link.blocked => env.fail(|| format!("{conn:?} was not blocked")),
                     Some(link) => link.blocked = false,
