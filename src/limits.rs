@@ -81,8 +81,18 @@ pub const KEY_WINDOW_MS: u64 = 5 * 60 * 1_000;
 pub const KEYS_PER_ROOM_MAX: usize = 1_000_000;
 /// Keys that the rooms of one shard remember together; past it a room that uses a key forgets its oldest.
 pub const KEYS_PER_SHARD_MAX: usize = 2_000_000;
-/// Messages that may be sent to a consumer beyond what it has acknowledged.
+/// Messages that may be sent to a consumer beyond what it has acknowledged, unless configured otherwise.
 pub const ACK_WINDOW: usize = 256;
+/// Bans and mutes of one room.
+pub const SANCTIONS_PER_ROOM_MAX: usize = 10_000;
+/// Bans, mutes and revocations that one shard knows: those of its rooms and those of the whole server.
+pub const SANCTIONS_PER_SHARD_MAX: usize = 200_000;
+/// Commands in a row that may be refused for their rate before the connection is closed.
+pub const RATE_REFUSALS_MAX: u16 = 1_000;
+/// `connect`s of one connection that may be refused before it is closed.
+pub const CONNECT_REFUSALS_MAX: u8 = 3;
+/// Rooms that one shard looks at in one step of a list.
+pub const ROOMS_LISTED_PER_STEP: usize = 4_096;
 /// Consumers of one room that are away and of whose attempts is known; of others they count from one again.
 pub const AWAY_PER_ROOM_MAX: usize = 1_024;
 /// Messages of one room for whose receipts more is awaited; past it the oldest get none.
@@ -127,6 +137,18 @@ pub struct Limits {
     pub ack_timeout_max: Duration,
     /// How often a message is sent before it becomes a dead letter. At least 1.
     pub ack_attempts_max: u32,
+    /// Messages that may be sent to a consumer beyond what it has acknowledged. At least 1.
+    pub unacknowledged_max: usize,
+    /// Messages, signals and frames of the relay that one connection may send in a second; as many may come at once.
+    /// `None`: any number. At least 1.
+    pub messages_per_second: Option<u32>,
+    /// Bytes of content of these. A message that is larger than this passes once nothing else has been said for so long
+    /// that it would have been used up.
+    pub bytes_per_second: Option<u32>,
+    /// Rooms that one connection may enter in a second.
+    pub joins_per_second: Option<u32>,
+    /// Users in one room; in a room of the relay, connections.
+    pub room_members_max: Option<u32>,
 }
 
 /// What happens when an outbox is full.
@@ -155,6 +177,11 @@ impl Default for Limits {
             ack_timeout: Duration::from_secs(30),
             ack_timeout_max: Duration::from_secs(5 * 60),
             ack_attempts_max: 10,
+            unacknowledged_max: ACK_WINDOW,
+            messages_per_second: None,
+            bytes_per_second: None,
+            joins_per_second: None,
+            room_members_max: None,
         }
     }
 }

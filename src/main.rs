@@ -9,7 +9,7 @@ use hubbub::admin::AdminKeys;
 use hubbub::config::layout::{Layout, Machine};
 use hubbub::config::{Config, ConfigError, Invocation, Loaded, StoreAction, Subcommand};
 use hubbub::doctor::{self, Verdict};
-use hubbub::shard::{self, ServeError};
+use hubbub::shard::{self, ServeError, Surroundings};
 use hubbub::store::offline::{self, Epochs, OfflineError};
 use hubbub::telemetry::log;
 
@@ -30,23 +30,25 @@ fn run(invocation: &Invocation) -> Result<ExitCode, ConfigError> {
         complain(&format!("warning: {warning}"));
     }
     match &invocation.subcommand {
-        Subcommand::Serve => serve(&loaded),
+        Subcommand::Serve => serve(invocation, &loaded),
         Subcommand::CheckConfig { explain } => check_config(&loaded, *explain),
         Subcommand::Doctor => Ok(examine(&loaded)),
         Subcommand::Store(action) => Ok(tend_store(&loaded.config, action)),
     }
 }
 
-fn serve(loaded: &Loaded) -> Result<ExitCode, ConfigError> {
+fn serve(invocation: &Invocation, loaded: &Loaded) -> Result<ExitCode, ConfigError> {
     let config = &loaded.config;
-    let _log = match log::start(config.log_format, config.log_level) {
-        Ok(guard) => guard,
+    let log = match log::start(config.log_format, config.log_level, config.audit_file.as_deref()) {
+        Ok(log) => log,
         Err(error) => {
             complain(&error);
             return Ok(ExitCode::FAILURE);
         }
     };
-    match shard::serve(loaded) {
+    let invocation = invocation.clone();
+    let read = Box::new(move || hubbub::config::load(&invocation, std::env::vars_os()));
+    match shard::serve(loaded, Surroundings { read, log: log.control.clone() }) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(ServeError::Config(problem)) => Err(loaded.blame(problem)),
         Err(error) => {

@@ -8,23 +8,24 @@ use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
-use super::keys::AdminKeys;
+use super::Facts;
 use super::problem::Problem;
 use crate::clock::Clock;
+use crate::telemetry::audit::{Security, TARGET};
 use crate::telemetry::log::Throttle;
 
 /// What opens the doors.
 pub(super) struct Guard {
-    keys: Option<AdminKeys>,
+    facts: watch::Receiver<Facts>,
     /// Bounds the lines about those who are refused.
     refusals: Mutex<(Throttle, Clock)>,
 }
 
 impl Guard {
-    pub(super) fn new(keys: Option<AdminKeys>) -> Self {
-        Self { keys, refusals: Mutex::new((Throttle::default(), Clock::start())) }
+    pub(super) fn new(facts: watch::Receiver<Facts>) -> Self {
+        Self { facts, refusals: Mutex::new((Throttle::default(), Clock::start())) }
     }
 
     fn refuse(&self, request: &Request, problem: Problem) -> Response {
@@ -35,7 +36,7 @@ impl Guard {
         {
             let (method, path) = (request.method().as_str(), request.uri().path());
             let status = problem.status().as_u16();
-            tracing::warn!(target: AUDIT, event = "admin_refused", method, path, status, suppressed, "no admin key");
+            tracing::info!(target: TARGET, event = Security::Admin.as_str(), outcome = "refused", method, path, status, suppressed, "security");
         }
         problem.into_response()
     }
@@ -43,12 +44,11 @@ impl Guard {
 
 /// Lets a request pass that shows a key.
 pub(super) async fn guard(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
-    let Some(keys) = &guard.keys else {
-        let remedy = "the API is closed: write a key into a file (openssl rand -hex 32) and start the server with \
-                      --admin-key-file";
-        return guard.refuse(&request, Problem::new(StatusCode::FORBIDDEN, "no_admin_key", remedy));
+    let holder = match &guard.facts.borrow().keys {
+        Some(keys) => keys.holder(request.headers()).cloned(),
+        None => return guard.refuse(&request, Problem::new(StatusCode::FORBIDDEN, "no_admin_key", NO_KEY)),
     };
-    let Some(holder) = keys.holder(request.headers()) else {
+    let Some(holder) = holder else {
         let remedy = "this needs an admin key: Authorization: Bearer KEY, with one of the keys in admin_key_file";
         return guard.refuse(&request, Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", remedy));
     };
@@ -62,13 +62,14 @@ pub(super) async fn guard(State(guard): State<Arc<Guard>>, request: Request, nex
     };
     let status = response.status().as_u16();
     tracing::info!(
-        target: AUDIT,
-        event = "admin",
-        key = holder.name,
+        target: TARGET,
+        event = Security::Admin.as_str(),
+        outcome = if status < 400 { "done" } else { "refused" },
+        by = holder.name,
         method = method.as_str(),
         path,
         status,
-        "admin call"
+        "security"
     );
     response
 }
@@ -77,6 +78,6 @@ fn is_read(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD)
 }
 
-/// The target of security events.
-const AUDIT: &str = "hubbub::audit";
+const NO_KEY: &str = "the API is closed: write a key into a file (openssl rand -hex 32) and start the server with \
+    --admin-key-file";
 const BATCH: &str = "/api/v1/batch";

@@ -59,8 +59,8 @@ pub enum AdminError {
 
 /// What the port shows and hands on.
 pub struct Subject {
-    /// Open `/api` and `/debug`.
-    pub keys: Option<AdminKeys>,
+    /// What the configuration says.
+    pub facts: watch::Receiver<Facts>,
     /// Figures.
     pub metrics: &'static Metrics,
     /// The server's stage.
@@ -71,14 +71,21 @@ pub struct Subject {
     pub switchboard: Switchboard,
     /// Gives the shards orders.
     pub post: PostOrder,
+    /// Begins the end of the server, once.
+    pub drain: Arc<dyn Fn() + Send + Sync>,
+    /// Reads the configuration again; may take long.
+    pub reload: Arc<dyn Fn() -> ReloadReport + Send + Sync>,
+}
+
+/// What the port needs of the configuration, which may change.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Open `/api` and `/debug`.
+    pub keys: Option<AdminKeys>,
     /// Largest message, in bytes.
     pub message_bytes_max: usize,
     /// Every setting with its origin.
     pub settings: Vec<Explained>,
-    /// Begins the end of the server, once.
-    pub drain: Arc<dyn Fn() + Send + Sync>,
-    /// Reads the configuration again; may take long. Absent where that cannot be done.
-    pub reload: Option<Arc<dyn Fn() -> ReloadReport + Send + Sync>>,
 }
 
 /// What came of reading the configuration again. Settings are named by their keys.
@@ -93,6 +100,18 @@ pub struct ReloadReport {
     /// Why nothing has changed at all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+impl From<String> for ReloadReport {
+    fn from(error: String) -> Self {
+        Self { error: Some(error), ..Self::default() }
+    }
+}
+
+impl From<&str> for ReloadReport {
+    fn from(error: &str) -> Self {
+        error.to_owned().into()
+    }
 }
 
 /// Opens the port on every address (0 chooses a port) and serves it from a thread of its own.
@@ -194,16 +213,14 @@ mod tests {
 
     fn subject(keys: Option<AdminKeys>, metrics: &'static Metrics, readiness: Arc<Readiness>) -> Subject {
         Subject {
-            keys,
+            facts: watch::channel(Facts { keys, message_bytes_max: 1_000, settings: Vec::new() }).1,
             metrics,
             readiness,
             store: None,
             switchboard: Switchboard::default(),
             post: Arc::new(|_, _, _| false),
-            message_bytes_max: 1_000,
-            settings: Vec::new(),
             drain: Arc::new(|| {}),
-            reload: None,
+            reload: Arc::new(ReloadReport::default),
         }
     }
 

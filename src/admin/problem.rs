@@ -59,10 +59,6 @@ impl Problem {
         Self::new(StatusCode::GATEWAY_TIMEOUT, "timeout", detail)
     }
 
-    pub(super) fn unsupported(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_IMPLEMENTED, "unsupported", detail)
-    }
-
     /// A shard has answered something that does not belong to the question.
     pub(super) fn unexpected() -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the shard's answer is to another question: tell us")

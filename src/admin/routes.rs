@@ -26,13 +26,12 @@ pub(super) fn router(subject: Subject, operator: Operator) -> Router {
     let renderer = Arc::new(Renderer::new(subject.metrics));
     let health = Health { readiness: subject.readiness, store: subject.store.clone() };
     let vault = subject.store.clone().map(Vault::new);
-    let keys = Arc::new(Guard::new(subject.keys));
+    let keys = Arc::new(Guard::new(subject.facts.clone()));
     let state = Api {
         operator,
         metrics: subject.metrics,
         store: subject.store,
-        message_bytes_max: subject.message_bytes_max,
-        settings: subject.settings.into(),
+        facts: subject.facts,
         drain: subject.drain,
         reload: subject.reload,
     };

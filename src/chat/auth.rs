@@ -1,25 +1,29 @@
-//! Who a client is. In open mode that is the name it gives; tokens are refused until the server can check them.
+//! Who a client is in open mode: the name that it gives.
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::access::Identity;
 use crate::chat::exchange::Refusal;
 use crate::ids::UserName;
 use crate::message::close::ErrorCode;
-use crate::message::command::Connect;
 
-/// Decides who `connect` is from. `entropy` gives a name to a guest; of a secret made from the same bits, the name
-/// tells at most 32 bits.
-pub(super) fn identify(connect: &Connect<'_>, entropy: u128) -> Result<UserName, Refusal> {
-    if connect.token.is_some() {
+/// Decides who a client is that shows this token and gives this name. `entropy` gives a name to a guest; of a secret
+/// made from the same bits, the name tells at most 32 bits.
+///
+/// # Errors
+/// Any token is `unauthorized`, and a name that is against the rules a `bad_request`.
+pub fn identify(token: Option<&str>, name: Option<&str>, entropy: u128) -> Result<Identity, Refusal> {
+    if token.is_some() {
         return Err(Refusal::new(
             ErrorCode::Unauthorized,
             "this server runs in open mode and checks no tokens: connect with `name` and without `token`",
         ));
     }
-    let Some(name) = &connect.name else {
-        return Ok(guest(entropy));
+    let Some(name) = name else {
+        return Ok(Identity::named(guest(entropy)));
     };
     UserName::new(name)
+        .map(Identity::named)
         .map_err(|error| Refusal { code: ErrorCode::BadRequest, message: format!("`name` is no good: {error}").into() })
 }
 
@@ -34,8 +38,8 @@ mod tests {
     use super::*;
 
     fn identified(name: Option<&str>, token: Option<&str>, entropy: u128) -> Result<String, ErrorCode> {
-        let connect = Connect { token: token.map(Into::into), name: name.map(Into::into), resume: None };
-        identify(&connect, entropy).map(|user| user.as_str().to_owned()).map_err(|refusal| refusal.code)
+        let identity = identify(token, name, entropy);
+        identity.map(|identity| identity.user.as_str().to_owned()).map_err(|refusal| refusal.code)
     }
 
     #[test]

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use crate::chat::exchange::{Delivery, Refusal, Request};
 use crate::chat::log::{LogAnswer, LogEvent, LogFailure};
 use crate::chat::operate::OrderReply;
-use crate::chat::{AudienceId, ConnKind, CoreConfig, Handled, Input, Output, State};
+use crate::chat::{AudienceId, ConnKind, Consults, CoreConfig, Handled, Input, Output, State};
 use crate::clock::Time;
 use crate::ids::{ConnId, Epoch, Member, Seq, ShardId};
 use crate::limits::Limits;
@@ -84,6 +84,9 @@ impl World {
         let policies = Arc::new(policies);
         let config = |shard| CoreConfig {
             policies: policies.clone(),
+            permissions: Arc::default(),
+            consults: Consults::default(),
+            has_store: policies.has_durable(),
             shard: ShardId(shard),
             shards,
             limits: limits.clone(),
@@ -135,7 +138,7 @@ impl World {
     }
 
     pub(super) fn relay(&mut self, shard: u16, room: &str) -> Member {
-        self.open(shard, ConnKind::Relay { room: room.into() })
+        self.open(shard, ConnKind::Relay { room: room.into(), token: None })
     }
 
     pub(super) fn say(&mut self, member: Member, room: &str, text: &str) {
@@ -344,6 +347,7 @@ impl World {
                     }
                 }
                 Output::Answered { ticket, outcome } => self.answers.push((ticket, outcome)),
+                Output::Identify { .. } | Output::Consult { .. } => {}
                 Output::Unblocked { conn } => {
                     if let Some(client) = self.clients.get_mut(&member(conn)) {
                         assert!(client.blocked, "only who is blocked is unblocked");

@@ -298,8 +298,8 @@ pub struct Draft {
     pub receipt: bool,
 }
 
-/// Why a command was refused by a room's owner.
-#[derive(Debug)]
+/// Why a command is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// For programs.
     pub code: ErrorCode,

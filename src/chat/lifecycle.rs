@@ -63,7 +63,7 @@ impl State {
             return self.close(conn, CloseReason::Restart);
         }
         match kind {
-            ConnKind::Relay { room } => self.open_relay(conn, &room),
+            ConnKind::Relay { room, token: _ } => self.open_relay(conn, &room),
             ConnKind::Chat { connect: Some(connect), .. } => self.connect(conn, None, &connect),
             ConnKind::Chat { connect: None, .. } => {}
         }
@@ -183,8 +183,8 @@ impl State {
         };
         let entropy = u128::from(high) << 64 | u128::from(low);
         let named = connect.name.is_some() || connect.token.is_some();
-        let user = match auth::identify(connect, entropy) {
-            Ok(user) => user,
+        let user = match auth::identify(connect.token.as_deref(), connect.name.as_deref(), entropy) {
+            Ok(identity) => identity.user,
             Err(refusal) => return self.refuse(conn, id, refusal),
         };
         if connect.resume.is_some() {

@@ -80,6 +80,49 @@ pub enum LogWrite {
     PutSession(Box<SessionRecord>),
     /// A session is over.
     DropSession(SessionId),
+    /// Someone is shut out or silenced, or no longer. Takes the place of what was kept of the same scope and kind.
+    Sanction(Box<SanctionRecord>),
+}
+
+/// What was decided against someone. One that is over by [`SanctionRecord::until_unix_ms`] need not be kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SanctionRecord {
+    /// Whom it hits, and where.
+    pub scope: Scope,
+    /// What it is.
+    pub kind: SanctionKind,
+    /// When it ends, Unix milliseconds; `None`: never by itself.
+    pub until_unix_ms: Option<u64>,
+    /// Of a [`SanctionKind::Revoke`] of a user: only tokens issued before this time, Unix milliseconds, are hit.
+    pub before_unix_ms: Option<u64>,
+    /// Who decided it; `None`: an operator.
+    pub by: Option<UserName>,
+    /// Why, for people.
+    pub reason: Option<Arc<str>>,
+    /// It is over: nothing of its scope and kind is to be kept.
+    pub lifted: bool,
+}
+
+/// Whom a sanction hits, and where.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scope {
+    /// A user in one room. Lives with the room's owner.
+    Room(RoomName, UserName),
+    /// A user everywhere. Lives in every shard.
+    User(UserName),
+    /// Whoever shows a token with this `jti`. Lives in every shard.
+    Token(Arc<str>),
+}
+
+/// What a sanction does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SanctionKind {
+    /// Keeps out.
+    Ban,
+    /// Lets in, but not speak.
+    Mute,
+    /// Makes tokens worthless.
+    Revoke,
 }
 
 /// Positions that were never given.
@@ -310,6 +353,9 @@ pub enum LogEvent {
     Health(LogHealth),
     /// Sessions that were kept before the last start, for this shard to keep alive. Comes first, in any number.
     Sessions(Vec<SessionRecord>),
+    /// Sanctions that were kept before the last start, in any number. Every shard may be given all of them: it keeps
+    /// those of its rooms and those of the whole server. Comes before the first [`LogEvent::Committed`].
+    Sanctions(Vec<SanctionRecord>),
 }
 
 /// Why a question has no answer.

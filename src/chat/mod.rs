@@ -7,7 +7,7 @@
 mod arena;
 mod arrivals;
 pub mod audience;
-mod auth;
+pub mod auth;
 mod commands;
 mod consumer;
 mod cursors;
@@ -46,7 +46,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::ids::{ConnId, ShardId};
+use crate::access::{Identity, Permissions};
+use crate::ids::{ConnId, RoomName, ShardId};
 use crate::limits::Limits;
 use crate::message::close::{CloseReason, ErrorCode};
 use crate::message::command::{Command, Connect};
@@ -54,7 +55,7 @@ use crate::message::event::Event;
 use crate::policy::RoomPolicies;
 
 pub use audience::AudienceId;
-pub use exchange::{Delivery, Request};
+pub use exchange::{Delivery, Refusal, Request};
 pub use state::{Counts, State};
 
 /// What happens to a shard.
@@ -150,6 +151,23 @@ pub enum Input<'a> {
         /// What.
         order: operate::Order,
     },
+    /// Answers [`Output::Identify`], exactly once unless the connection was closed meanwhile.
+    Identified {
+        /// Which connection.
+        conn: ConnId,
+        /// Who it is, or what its client is told.
+        outcome: Result<Arc<Identity>, Refusal>,
+    },
+    /// Answers [`Output::Consult`], exactly once unless the connection was closed meanwhile.
+    Consulted {
+        /// Which connection.
+        conn: ConnId,
+        /// Whether its command goes on, or what its client is told.
+        verdict: Result<(), Refusal>,
+    },
+    /// What the server allows has changed. What runs goes on: limits hold from the next check on, permissions for
+    /// every later join.
+    Rules(Box<Rules>),
     /// [`State::next_deadline_ms`] has come.
     Tick,
     /// The server stops: tell every connection, refuse new commands.
@@ -183,6 +201,8 @@ pub enum ConnKind {
     Relay {
         /// The room.
         room: String,
+        /// The token that came with the request.
+        token: Option<Box<str>>,
     },
 }
 
@@ -230,6 +250,25 @@ pub enum Output {
         /// Why.
         reason: CloseReason,
     },
+    /// Find out who a connection is, and answer with [`Input::Identified`]; it waits until then.
+    Identify {
+        /// Which.
+        conn: ConnId,
+        /// The token that it shows.
+        token: Option<Box<str>>,
+        /// The name that it gives, unchecked.
+        name: Option<Box<str>>,
+        /// It is identified already, and shows a fresh token.
+        refresh: bool,
+    },
+    /// Ask the application whether a command may go on, and answer with [`Input::Consulted`]; the connection waits
+    /// until then.
+    Consult {
+        /// Whose command.
+        conn: ConnId,
+        /// What it is about to do.
+        question: Question,
+    },
     /// A connection whose input was [`Handled::Blocked`] may try again.
     Unblocked {
         /// Which.
@@ -255,10 +294,61 @@ pub struct CoreConfig {
     pub limits: Limits,
     /// What is kept of which rooms.
     pub policies: Arc<RoomPolicies>,
+    /// Who may do what.
+    pub permissions: Arc<Permissions>,
+    /// What others are asked about.
+    pub consults: Consults,
+    /// Whether there is a store: bans and mutes are kept in it, also those of rooms that are not.
+    pub has_store: bool,
     /// Names the server in `welcome`.
     pub node: Arc<str>,
     /// Envelopes to another shard that may wait ([`crate::limits::EXCHANGE_BACKLOG_MAX`]; simulations use 1).
     pub exchange_backlog_max: usize,
     /// Seeds epochs and the phases of heartbeats.
     pub seed: u64,
+}
+
+/// What a shard asks others before it does it. Nothing: open mode without an application.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Consults {
+    /// Who a connection is ([`Output::Identify`]). Otherwise its name says so.
+    pub connect: bool,
+    /// Whether it may enter a room ([`Question::Join`]).
+    pub join: bool,
+    /// Whether a message may be said ([`Question::Message`]).
+    pub message: bool,
+}
+
+/// What a connection is about to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Enter a room.
+    Join {
+        /// Which.
+        room: RoomName,
+    },
+    /// Say something that is kept.
+    Message {
+        /// Where; an inbox if it is for one user.
+        room: RoomName,
+        /// JSON text without raw CR or LF.
+        content: Bytes,
+        /// The sender's own name for it.
+        key: Option<Arc<str>>,
+        /// For members that filter.
+        tag: Option<Arc<str>>,
+    },
+}
+
+/// What may change while the server runs.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// Caps and times.
+    pub limits: Limits,
+    /// What is kept of which rooms; a room that is in memory keeps to what it began with.
+    pub policies: Arc<RoomPolicies>,
+    /// Who may do what.
+    pub permissions: Arc<Permissions>,
+    /// What others are asked about.
+    pub consults: Consults,
 }

@@ -47,6 +47,7 @@ impl State {
             LogEvent::Trimmed { room, epoch, upto } => self.on_trimmed(&room, epoch, upto),
             LogEvent::Health(health) => self.on_store_health(health),
             LogEvent::Sessions(records) => self.on_stored_sessions(records),
+            LogEvent::Sanctions(_) => {}
         }
     }
 

@@ -22,7 +22,7 @@ use crate::chat::resume::Homes;
 use crate::chat::room::Room;
 use crate::chat::session::{Farewell, Promise, Sessions, Wait};
 use crate::chat::wheel::Wheel;
-use crate::chat::{CoreConfig, Handled, Input, Output};
+use crate::chat::{CoreConfig, Handled, Input, Output, Rules};
 use crate::clock::Time;
 use crate::ids::{ConnId, RoomName, ShardId};
 use crate::limits::{HISTORY_BYTES_PER_SHARD_MAX, ROOMS_PER_SHARD_MAX};
@@ -167,6 +167,8 @@ impl State {
             Input::ReplayReady { conn, audience } => self.on_replay_ready(conn, audience),
             Input::Log(event) => self.on_log_event(event),
             Input::Order { ticket, order } => self.on_order(ticket, order),
+            Input::Identified { .. } | Input::Consulted { .. } => {}
+            Input::Rules(rules) => self.on_rules(*rules),
             Input::Tick => self.on_tick(),
             Input::Drain { retry_after_max_ms } => self.on_drain(retry_after_max_ms),
         }
@@ -274,6 +276,14 @@ impl State {
             redelivered: self.redelivered,
             dead_letters: self.dead_letters,
         }
+    }
+
+    fn on_rules(&mut self, rules: Rules) {
+        let Rules { limits, policies, permissions, consults } = rules;
+        self.config.limits = limits;
+        self.config.policies = policies;
+        self.config.permissions = permissions;
+        self.config.consults = consults;
     }
 
     #[inline]

@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::config::settings::{self, Setting, Shape};
 
 /// What the command line asks for.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invocation {
     /// What to do.
     pub subcommand: Subcommand,

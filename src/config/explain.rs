@@ -2,7 +2,7 @@
 
 use crate::config::load::Loaded;
 use crate::config::rooms;
-use crate::config::settings::{self, Shape};
+use crate::config::settings::{self, Setting, Shape};
 
 /// A setting, or a key of a rule for rooms, as it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,12 +18,16 @@ pub struct Explained {
 /// Every setting with its origin, then the rules for rooms, complete.
 #[must_use]
 pub fn explained(loaded: &Loaded) -> Vec<Explained> {
-    let of_setting = |setting: &settings::Setting| Explained {
+    let section_of = |setting: &Setting| setting.key.split_once('.').map_or("", |(section, _)| section);
+    let mut settings: Vec<_> = settings::all().collect();
+    // Keys without a section come first in a file, and a section comes once.
+    settings.sort_by_key(|setting| section_of(setting));
+    let of_setting = |setting: &Setting| Explained {
         key: setting.key.to_owned(),
         value: literal(setting.shape, &(setting.write)(&loaded.config)),
         origin: loaded.given(setting).1,
     };
-    let mut all: Vec<_> = settings::all().map(of_setting).collect();
+    let mut all: Vec<_> = settings.into_iter().map(of_setting).collect();
     let origin = loaded.origin_of_rooms();
     for (index, (pattern, policy)) in loaded.config.policies.rules.iter().enumerate() {
         for (key, value) in rooms::write(pattern, policy) {

@@ -3,12 +3,14 @@
 //! Flags win over `HUBBUB_*` variables, those over the file, that over the defaults. `settings` is the one table of
 //! keys: flags, variables, `check-config --explain` and `docs/operations.md` all follow it. Rules for rooms by pattern
 //! are tables of the file alone (`rooms`). A [`Config`] made in code is checked by [`Config::validate`] as one that was
-//! read is. Nothing here changes while the server runs.
+//! read is. What may change while the server runs,
+//! and what may not, is in `reload`.
 
 mod args;
 mod explain;
 pub mod layout;
 mod load;
+mod reload;
 mod rooms;
 mod settings;
 mod validate;
@@ -25,6 +27,7 @@ use crate::telemetry::log::LogFormat;
 pub use args::{Invocation, StoreAction, Subcommand, parse_arguments};
 pub use explain::{Explained, explain, explained};
 pub use load::{ConfigError, Finding, Loaded, load};
+pub use reload::{Changes, take_over};
 pub use validate::Problem;
 
 /// Everything that the server is told.
@@ -63,6 +66,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Which log lines are written.
     pub log_level: tracing::Level,
+    /// Where audit records go; among the log lines without one.
+    pub audit_file: Option<PathBuf>,
     /// What is kept of which room.
     pub policies: RoomPolicies,
     /// How the store works.
@@ -88,6 +93,14 @@ pub enum Auth {
     /// Anyone, under any free name.
     #[default]
     Open,
+}
+
+impl Config {
+    /// Whether the server keeps anything on the disk.
+    #[must_use]
+    pub fn needs_store(&self) -> bool {
+        self.policies.has_durable()
+    }
 }
 
 impl Default for StoreConfig {
@@ -120,6 +133,7 @@ impl Default for Config {
             node: "hubbub".into(),
             log_format: LogFormat::Text,
             log_level: tracing::Level::INFO,
+            audit_file: None,
             policies: RoomPolicies::default(),
             store: StoreConfig::default(),
             limits: Limits::default(),

@@ -190,11 +190,11 @@ fn bad_values_name_key_value_origin_and_remedy() {
     let expected = [
         ("listen", "localhost:9000", "--listen"),
         ("shards", "65536", "--shards"),
-        ("max_message_bytes", "64k", "--max-message-bytes"),
-        ("auth", "jwt", "HUBBUB_AUTH"),
         ("coalesce_max", "soon", "HUBBUB_COALESCE_MAX"),
         ("drain_timeout", "8", file.path()),
         ("log_level", "loud", "HUBBUB_LOG_LEVEL"),
+        ("auth", "jwt", "HUBBUB_AUTH"),
+        ("max_message_bytes", "64k", "--max-message-bytes"),
         ("limits.slow_consumer", "kill", file.path()),
     ];
     let found: Vec<_> = error.findings.iter().map(|f| (f.key.as_str(), f.value.as_str(), f.origin.as_str())).collect();

@@ -93,13 +93,25 @@ pub enum CloseReason {
     SessionResumed,
     /// The transport cannot carry this protocol (a TCP peer that does not speak JSON lines).
     NotThisProtocol,
-    /// An operator wants it gone.
+    /// The server cannot take this client now.
+    TryAgainLater,
+    /// The token has expired.
+    TokenExpired,
+    /// Far more was sent than is allowed.
+    RateLimited,
+    /// The user was banned, or its token revoked.
+    Revoked,
+    /// The credentials are no good.
+    Unauthorized,
+    /// This user may not be here, or not say anything here.
+    Forbidden,
+    /// An operator ended the connection.
     Disconnected,
 }
 
 impl CloseReason {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 18] = [
         Self::Normal,
         Self::PeerGone,
         Self::ProtocolError,
@@ -111,6 +123,12 @@ impl CloseReason {
         Self::SlowConsumer,
         Self::SessionResumed,
         Self::NotThisProtocol,
+        Self::TryAgainLater,
+        Self::TokenExpired,
+        Self::RateLimited,
+        Self::Revoked,
+        Self::Unauthorized,
+        Self::Forbidden,
         Self::Disconnected,
     ];
 
@@ -158,8 +176,14 @@ impl CloseReason {
                 (4501, "session resumed elsewhere", "session_resumed", "nothing: another connection has taken over")
             }
             Self::NotThisProtocol => (4500, "not a hubbub client", "not_this_protocol", "speak JSON lines"),
+            Self::TryAgainLater => (1013, "try again later", "try_again_later", "reconnect with backoff"),
+            Self::TokenExpired => (4002, "token expired", "token_expired", "reconnect with a fresh token"),
+            Self::RateLimited => (4009, "rate limited", "rate_limited", "reconnect with backoff, send more slowly"),
+            Self::Revoked => (4502, "access revoked", "revoked", "nothing: ask for access"),
+            Self::Unauthorized => (4503, "unauthorized", "unauthorized", "get a valid token"),
+            Self::Forbidden => (4505, "forbidden", "forbidden", "nothing: this user may not do that here"),
             Self::Disconnected => {
-                (4510, "disconnected by an operator", "disconnected", "nothing: an operator wants this connection gone")
+                (4506, "disconnected by an operator", "disconnected", "nothing: an operator has ended the connection")
             }
         }
     }

@@ -25,7 +25,7 @@ enum Answer {
     /// The chat protocol, and the rooms that the URL names.
     Chat { response: Vec<u8>, connect: Option<Connect<'static>>, rooms: Vec<String> },
     /// A room of the relay.
-    Relay { response: Vec<u8>, room: String },
+    Relay { response: Vec<u8>, room: String, token: Option<Box<str>> },
 }
 
 impl Hub {
@@ -118,9 +118,9 @@ impl Hub {
                     self.hold(id, rest);
                 }
             }
-            Answer::Relay { response, room } => {
+            Answer::Relay { response, room, token } => {
                 self.upgrade(id, response, Transport::Relay(Decoder::new(Role::Server)));
-                self.enter_core(id, ConnKind::Relay { room });
+                self.enter_core(id, ConnKind::Relay { room, token });
                 self.read(id, rest);
             }
         }
@@ -147,12 +147,14 @@ fn chat(request: &Request<'_>) -> Result<Answer, HttpError> {
     upgrade.write(&mut response);
     let mut connect = None;
     let mut rooms = Vec::new();
+    if let Some(token) = token(request)? {
+        connect.get_or_insert_with(Connect::default).token = Some(token.into());
+    }
     for pair in request.query_pairs() {
         let (name, value) = pair?;
         let value = value.into_owned();
         match &*name {
             "name" => connect.get_or_insert_with(Connect::default).name = Some(value.into()),
-            "token" => connect.get_or_insert_with(Connect::default).token = Some(value.into()),
             "room" => {
                 connect.get_or_insert_with(Connect::default);
                 rooms.push(value);
@@ -162,6 +164,35 @@ fn chat(request: &Request<'_>) -> Result<Answer, HttpError> {
     }
     rooms.reverse();
     Ok(Answer::Chat { response, connect, rooms })
+}
+
+/// The token that a request carries: in `Authorization: Bearer` (RFC 6750, section 2.1), in the query, or, for browsers,
+/// which can set nothing else, as the subprotocol `hubbub.token.` with the token behind it.
+fn token(request: &Request<'_>) -> Result<Option<String>, HttpError> {
+    let bad = |text| HttpError::new(Status::BadRequest, text);
+    let mut tokens = Vec::new();
+    if let Some(authorization) = request.header("Authorization") {
+        let (scheme, token) = authorization.split_once(' ').unwrap_or((authorization, ""));
+        if !scheme.eq_ignore_ascii_case("Bearer") {
+            return Err(bad("Authorization must be `Bearer` and a token"));
+        }
+        tokens.push(token.trim().to_owned());
+    }
+    for protocol in request.tokens("Sec-WebSocket-Protocol") {
+        if let Some(token) = protocol.strip_prefix(TOKEN_SUBPROTOCOL) {
+            tokens.push(String::from_utf8_lossy(token).into_owned());
+        }
+    }
+    for pair in request.query_pairs() {
+        let (name, value) = pair?;
+        if name == "token" {
+            tokens.push(value.into_owned());
+        }
+    }
+    match tokens.len() {
+        0 | 1 => Ok(tokens.pop()),
+        _ => Err(bad("the token must be given once: in Authorization, in the query, or as a subprotocol")),
+    }
 }
 
 fn relay(request: &Request<'_>, segment: &str) -> Result<Answer, HttpError> {
@@ -178,7 +209,8 @@ fn relay(request: &Request<'_>, segment: &str) -> Result<Answer, HttpError> {
     let upgrade = Upgrade::negotiate(request, None)?;
     let mut response = Vec::new();
     upgrade.write(&mut response);
-    Ok(Answer::Relay { response, room })
+    let token = token(request)?.map(Into::into);
+    Ok(Answer::Relay { response, room, token })
 }
 
 fn page(request: &Request<'_>, asset: &web::Asset) -> Vec<u8> {
@@ -200,3 +232,5 @@ fn plain(request: &Request<'_>, body: &str) -> Vec<u8> {
 
 /// The one subprotocol of `/ws`, spoken also with clients that ask for none.
 const SUBPROTOCOL: &str = "hubbub.v1.json";
+/// A subprotocol that begins like this carries a token and is never agreed on.
+const TOKEN_SUBPROTOCOL: &[u8] = b"hubbub.token.";

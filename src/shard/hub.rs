@@ -97,6 +97,13 @@ pub(super) struct Admission {
     pub(super) allowed_origins: Vec<String>,
 }
 
+impl Admission {
+    /// What the configuration says of it.
+    pub(super) fn of(config: &Config) -> Self {
+        Self { host_must_be_loopback: !config.allow_anonymous, allowed_origins: config.allowed_origins.clone() }
+    }
+}
+
 /// Where a connection was accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Port {

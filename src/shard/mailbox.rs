@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use flume::{Receiver, Sender, TrySendError};
 
+use super::reload::Settings;
 use crate::chat::operate::Order;
 use crate::chat::{Delivery, Request};
 use crate::ids::ShardId;
@@ -40,6 +41,8 @@ struct Inbox {
     requests: Queue<Request>,
     /// What operators want, with tickets; from the admin thread.
     orders: (Sender<(u64, Order)>, Receiver<(u64, Order)>),
+    /// What has changed in the configuration; from the main thread.
+    settings: (Sender<Arc<Settings>>, Receiver<Arc<Settings>>),
     bell: Doorbell,
     /// Senders that found a queue full, by shard, and whether there are any.
     waiting: Box<[AtomicBool]>,
@@ -67,6 +70,16 @@ impl Post {
         sent
     }
 
+    /// Has every shard go on with other settings. Waits for a shard that has many to take.
+    pub(super) fn tell_all(&self, settings: &Arc<Settings>) {
+        for inbox in &self.inboxes {
+            inbox.bell.ring();
+            // Both ends are here.
+            let _ = inbox.settings.0.send(settings.clone());
+            inbox.bell.ring();
+        }
+    }
+
     /// Wakes one shard.
     pub(super) fn ring(&self, shard: ShardId) {
         self.inboxes[shard.index()].bell.ring();
@@ -87,6 +100,7 @@ impl Inbox {
             deliveries: Queue::new(capacity),
             requests: Queue::new(capacity),
             orders: flume::bounded(ORDERS_MAX),
+            settings: flume::bounded(SETTINGS_MAX),
             bell: Doorbell::new()?,
             waiting: (0..shards).map(|_| AtomicBool::new(false)).collect(),
             any_waiting: AtomicBool::new(false),
@@ -207,6 +221,16 @@ impl Mailbox {
         !self.inbox().orders.1.is_empty()
     }
 
+    /// Settings to go on with.
+    pub(super) fn next_settings(&mut self) -> Option<Arc<Settings>> {
+        self.inbox().settings.1.try_recv().ok()
+    }
+
+    /// Whether [`Mailbox::next_settings`] has some.
+    pub(super) fn has_settings(&self) -> bool {
+        !self.inbox().settings.1.is_empty()
+    }
+
     /// Batches that wait for this shard: deliveries and requests.
     pub(super) fn depth(&self) -> (usize, usize) {
         (self.inbox().deliveries.receiver.len(), self.inbox().requests.receiver.len())
@@ -273,6 +297,8 @@ impl Mailbox {
 
 /// Orders of operators that may wait for one shard.
 const ORDERS_MAX: usize = 64;
+/// Settings that may wait for one shard.
+const SETTINGS_MAX: usize = 4;
 
 #[cfg(test)]
 mod tests {

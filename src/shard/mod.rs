@@ -14,9 +14,11 @@ mod mailbox;
 mod outputs;
 mod pace;
 mod read;
+mod reload;
 mod runtime;
 mod shutdown;
 mod store;
 mod turn;
 
+pub use reload::Surroundings;
 pub use runtime::{ServeError, serve};

@@ -1,14 +1,16 @@
 //! Carries out what the core wants: events go to outboxes, ends begin.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::connection::{Connection, Phase};
 use super::fanout::{self, Encoder};
 use super::hub::{Due, Hub};
-use crate::chat::exchange::Refusal;
+use crate::access::Identity;
+use crate::chat::auth;
 use crate::chat::operate::{OrderReply, TransportView};
 use crate::chat::outbox::{Kind, Pushed};
-use crate::chat::{AudienceId, Input, Output};
+use crate::chat::{AudienceId, Input, Output, Refusal};
 use crate::ids::ConnId;
 use crate::message::close::{CloseReason, DropReason};
 use crate::message::event::{Event, Reply};
@@ -23,6 +25,8 @@ pub(super) struct FollowUps {
 enum FollowUp {
     Closed(ConnId, CloseReason),
     ReplayReady(ConnId, AudienceId),
+    Identified(ConnId, Result<Arc<Identity>, Refusal>),
+    Consulted(ConnId, Result<(), Refusal>),
 }
 
 impl Hub {
@@ -36,6 +40,8 @@ impl Hub {
             let input = match next {
                 FollowUp::Closed(conn, reason) => Input::Closed { conn, reason },
                 FollowUp::ReplayReady(conn, audience) => Input::ReplayReady { conn, audience },
+                FollowUp::Identified(conn, outcome) => Input::Identified { conn, outcome },
+                FollowUp::Consulted(conn, verdict) => Input::Consulted { conn, verdict },
             };
             let _ = self.core.handle(input, self.now);
         }
@@ -57,6 +63,13 @@ impl Hub {
             }
             Output::Ping { conn } => self.push_control(conn, PING_FRAME),
             Output::Close { conn, reason } => self.end(conn, reason),
+            Output::Identify { conn, token, name, refresh: _ } => {
+                let identity = auth::identify(token.as_deref(), name.as_deref(), self.entropy.next());
+                self.follow_ups.queue.push_back(FollowUp::Identified(conn, identity.map(Arc::new)));
+            }
+            Output::Consult { conn, question: _ } => {
+                self.follow_ups.queue.push_back(FollowUp::Consulted(conn, Ok(())));
+            }
             Output::Unblocked { conn } => self.unblocked.push(conn),
             Output::Answered { ticket, outcome } => self.answer_operator(ticket, outcome),
         }

@@ -6,27 +6,27 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use flume::{Receiver, RecvTimeoutError, Sender};
 use glommio::{LocalExecutorBuilder, Placement};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::accept::{Acceptor, Entropy};
 use super::hub::{Admission, Hub, Port};
 use super::mailbox::{Mailbox, Post};
 use super::pace::Beat;
+use super::reload::{ReloadAnswer, Running, Surroundings};
 use super::shutdown::{Control, Stage};
 use super::store::StoreLine;
 use super::turn::{Shard, Turn};
 use crate::admin;
-use crate::chat::CoreConfig;
+use crate::chat::{Consults, CoreConfig};
 use crate::clock::Clock;
 use crate::config::layout::{Layout, Machine};
-use crate::config::{Config, Loaded, Problem, explained};
+use crate::config::{Changes, Config, ConfigError, Loaded, Problem};
 use crate::ids::ShardId;
 use crate::limits::EXCHANGE_BACKLOG_MAX;
 use crate::net::{Ring, RingConfig, probe, socket, table};
@@ -67,40 +67,42 @@ pub enum ServeError {
     Io(#[from] io::Error),
 }
 
-/// Runs the server until it is told to stop by SIGTERM or SIGINT. Returns once everyone is told and gone, or the
+/// Runs the server until it is told to stop by SIGTERM or SIGINT; SIGHUP has it read its configuration anew. Returns once everyone is told and gone, or the
 /// drain timeout has passed.
-pub fn serve(loaded: &Loaded) -> Result<(), ServeError> {
+pub fn serve(loaded: &Loaded, surroundings: Surroundings) -> Result<(), ServeError> {
     let config = &loaded.config;
     let machine = Machine::detect();
     let layout = Layout::decide(config, &machine).map_err(ServeError::Config)?;
     probe::probe().map_err(ServeError::Ring)?;
-    let keys = config.admin_key_file.as_deref().map(read_keys).transpose()?;
+    let mut running = Running::new(loaded, surroundings).map_err(ServeError::Config)?;
     let readiness = Arc::new(Readiness::default());
     let metrics: &'static Metrics = Box::leak(Box::new(Metrics::new(layout.shards())));
     let (notify, notices) = flume::bounded(NOTICES_MAX);
     // The handler writes to a pipe that every table must have, for a signal may arrive in any thread.
-    let signals = Signals::new([SIGTERM, SIGINT])?;
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let switchboard = admin::Switchboard::default();
     let mut server = Server::start(config, &layout, metrics, &notify, &switchboard.answers())?;
-    let (post, told) = (server.post.clone(), notify.clone());
+    let (post, drained, reloaded) = (server.post.clone(), notify.clone(), notify.clone());
     let subject = admin::Subject {
-        keys,
+        facts: running.facts(),
         metrics,
         readiness: readiness.clone(),
         store: server.store.as_ref().map(Store::reader),
         switchboard,
         post: Arc::new(move |shard, ticket, order| post.order(shard, ticket, order)),
-        message_bytes_max: config.limits.max_message_bytes,
-        settings: explained(loaded),
-        // It is told only if the server has not ended by itself.
-        drain: Arc::new(move || drop(told.try_send(Notice::Drain))),
-        reload: None,
+        // The main thread listens until the server has ended.
+        drain: Arc::new(move || drop(drained.send(Notice::Drain))),
+        reload: Arc::new(move || {
+            let (answer, answered) = flume::bounded(1);
+            let _ = reloaded.send(Notice::Reload(Some(answer)));
+            answered.recv().map_or_else(|_| STOPPED.into(), reload_report)
+        }),
     };
     let admin = admin::spawn(&config.admin_listen, subject)?;
     announce(&layout, &server.addresses, admin.addresses());
     forward_signals(signals, notify)?;
     readiness.enter(readiness::Stage::Ready);
-    let result = server.wait(&notices, &readiness, config.drain_timeout);
+    let result = server.wait(&notices, &readiness, &mut running, config.drain_timeout);
     admin.stop();
     if let Some(store) = server.store.take() {
         store.close();
@@ -108,11 +110,17 @@ pub fn serve(loaded: &Loaded) -> Result<(), ServeError> {
     result
 }
 
-fn read_keys(path: &Path) -> Result<admin::AdminKeys, ServeError> {
-    admin::AdminKeys::read(path).map_err(|error| {
-        let what = format!("{} cannot be used: {error}", path.display());
-        ServeError::Config(Problem::new("admin_key_file", what, "write a key into it: openssl rand -hex 32"))
-    })
+fn reload_report(outcome: Result<Changes, ConfigError>) -> admin::ReloadReport {
+    let keys = |keys: Vec<&str>| keys.into_iter().map(str::to_owned).collect();
+    match outcome {
+        Ok(Changes { applied, unchanged, needs_restart }) => admin::ReloadReport {
+            applied: keys(applied),
+            unchanged: keys(unchanged),
+            needs_restart: keys(needs_restart),
+            error: None,
+        },
+        Err(error) => error.to_string().into(),
+    }
 }
 
 /// Something that the main thread must hear.
@@ -121,6 +129,8 @@ enum Notice {
     Signal,
     /// The same over the admin port, any number of times.
     Drain,
+    /// The configuration is to be read anew.
+    Reload(Option<ReloadAnswer>),
     /// A shard has ended, of itself or because it was told to.
     Ended(ShardId, io::Result<()>),
 }
@@ -181,10 +191,7 @@ impl Server {
         let post = Arc::new(Post::new(shards)?);
         let drain_ms = config.drain_timeout.as_millis() as u64;
         let control = Arc::new(Control::new(layout.max_connections, drain_ms.max(RETRY_AFTER_MS_MIN)));
-        let admission = Arc::new(Admission {
-            host_must_be_loopback: !config.allow_anonymous,
-            allowed_origins: config.allowed_origins.clone(),
-        });
+        let admission = Arc::new(Admission::of(config));
         let mut entropy = Entropy::new();
         let clock = Clock::start();
         let policies = Arc::new(config.policies.clone());
@@ -201,6 +208,9 @@ impl Server {
                 shards,
                 limits: config.limits.clone(),
                 policies: policies.clone(),
+                permissions: Arc::default(),
+                consults: Consults::default(),
+                has_store: policies.has_durable(),
                 node: config.node.as_str().into(),
                 exchange_backlog_max: EXCHANGE_BACKLOG_MAX,
                 seed: entropy.next() as u64,
@@ -230,7 +240,13 @@ impl Server {
     }
 
     /// Waits for the end, and brings it about when told to.
-    fn wait(&mut self, notices: &Receiver<Notice>, readiness: &Readiness, drain: Duration) -> Result<(), ServeError> {
+    fn wait(
+        &mut self,
+        notices: &Receiver<Notice>,
+        readiness: &Readiness,
+        running: &mut Running,
+        drain: Duration,
+    ) -> Result<(), ServeError> {
         let mut deadline = Duration::MAX;
         let clock = Clock::start();
         loop {
@@ -246,6 +262,13 @@ impl Server {
                     self.control.advance(Stage::Draining, &self.post);
                     // What is not gone by then is reset, which takes a moment of its own.
                     deadline = Duration::from_micros(clock.now().us) + drain.saturating_sub(RESET_TIME);
+                }
+                Ok(Notice::Reload(answer)) => {
+                    let outcome = running.reload(&self.post, self.store.as_ref());
+                    if let Some(answer) = answer {
+                        // Whoever asked may have gone.
+                        let _ = answer.try_send(outcome);
+                    }
                 }
                 Ok(Notice::Signal | Notice::Drain) => std::process::exit(EXIT_BY_SECOND_SIGNAL),
                 Ok(Notice::Ended(shard, result)) => {
@@ -383,8 +406,9 @@ fn open_shard(seed: Seed, addresses: &[(Port, SocketAddr)]) -> Result<(Shard, Ve
 /// Hands signals to the main thread.
 fn forward_signals(mut signals: Signals, notify: Sender<Notice>) -> io::Result<()> {
     let forward = move || {
-        for _ in signals.forever() {
-            if notify.send(Notice::Signal).is_err() {
+        for signal in signals.forever() {
+            let notice = if signal == SIGHUP { Notice::Reload(None) } else { Notice::Signal };
+            if notify.send(notice).is_err() {
                 return;
             }
         }
@@ -424,6 +448,7 @@ const EXECUTOR_IO_MEMORY_BYTES: usize = 64 * 1024;
 /// it that there is nothing to run and sleeps until something wakes it (`run_task_queues` in glommio 0.9).
 const EXECUTOR_PREEMPT: Duration = Duration::from_secs(86_400);
 const NOTICES_MAX: usize = 64;
+const STOPPED: &str = "the server stops";
 const RETRY_AFTER_MS_MIN: u64 = 1_000;
 const RESET_TIME: Duration = Duration::from_millis(500);
 const A_DAY: Duration = Duration::from_secs(86_400);

@@ -56,6 +56,7 @@ impl Shard {
             self.events();
             self.mail();
             self.orders();
+            self.settings();
             self.store.hear(&mut self.hub);
             if self.hub.next_deadline_ms().is_some_and(|deadline| deadline <= self.hub.now.ms()) {
                 self.hub.tick();
@@ -184,6 +185,13 @@ impl Shard {
         }
     }
 
+    /// Goes on with other settings.
+    fn settings(&mut self) {
+        while let Some(settings) = self.mailbox.next_settings() {
+            self.hub.take_over(&settings);
+        }
+    }
+
     fn retry_unblocked(&mut self) {
         for id in std::mem::take(&mut self.hub.unblocked) {
             self.hub.retry(id);
@@ -295,6 +303,7 @@ impl Shard {
             || !self.hub.due.wishes.is_empty()
             || self.can_post()
             || self.mailbox.has_orders() && self.hub.core.takes_requests()
+            || self.mailbox.has_settings()
             || self.store.has_work(&self.hub.core)
             || self.control.stage() != self.turn.stage
             || self.is_over();

@@ -67,6 +67,7 @@ pub(super) enum Space {
     Cursors,
     Letters,
     Sessions,
+    Sanctions,
 }
 
 /// An open database.
@@ -76,8 +77,16 @@ pub(super) struct Engine {
 }
 
 impl Space {
-    pub(super) const ALL: [Self; 7] =
-        [Self::Meta, Self::Rooms, Self::Log, Self::Trims, Self::Cursors, Self::Letters, Self::Sessions];
+    pub(super) const ALL: [Self; 8] = [
+        Self::Meta,
+        Self::Rooms,
+        Self::Log,
+        Self::Trims,
+        Self::Cursors,
+        Self::Letters,
+        Self::Sessions,
+        Self::Sanctions,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -88,6 +97,7 @@ impl Space {
             Self::Cursors => "cursors",
             Self::Letters => "letters",
             Self::Sessions => "sessions",
+            Self::Sanctions => "sanctions",
         }
     }
 
@@ -175,10 +185,7 @@ impl Engine {
             fault_point("store.opened");
             Ok(crashes)
         };
-        begin().map_err(|error| match error {
-            EngineError::Fjall(error) => explain(dir, error),
-            EngineError::Damaged(damaged) => StoreError::Damaged { dir: dir.to_owned(), what: damaged.to_string() },
-        })
+        begin().map_err(|error| error.explain(dir))
     }
 
     /// How many unclean stops there were.
@@ -283,6 +290,16 @@ pub(super) enum EngineError {
     /// It could, but is not what was written.
     #[error(transparent)]
     Damaged(#[from] Damaged),
+}
+
+impl EngineError {
+    /// In the words of the whole store.
+    pub(super) fn explain(self, dir: &Path) -> StoreError {
+        match self {
+            Self::Fjall(error) => explain(dir, error),
+            Self::Damaged(damaged) => StoreError::Damaged { dir: dir.to_owned(), what: damaged.to_string() },
+        }
+    }
 }
 
 fn make_dir(dir: &Path) -> Result<(), StoreError> {

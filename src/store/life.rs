@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Bound;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -14,11 +14,12 @@ use super::line::{Job, ReadJob, Shared, StorePort};
 use super::query;
 use super::reader::Reader;
 use super::records::{decode_letter, decode_session, epoch_key, letter_key, read_room_key, room_key};
+use super::sanctions;
 use super::seen::Seen;
 use super::slot::{Absence, Lease, Slot};
 use super::upkeep::Upkeep;
 use super::writer::Writer;
-use crate::chat::log::{DeadLetter, LogHealth, SessionRecord};
+use crate::chat::log::{DeadLetter, LogEvent, LogHealth, SessionRecord};
 use crate::ids::{RoomName, Seq, UserName};
 use crate::policy::RoomPolicies;
 use crate::telemetry::log::Throttle;
@@ -45,6 +46,7 @@ pub struct Store {
     reads: flume::Sender<ReadJob>,
     slot: Arc<Slot>,
     shared: Arc<Shared>,
+    seen: Arc<Seen>,
     /// Dropped to tell all threads that the store ends.
     closing: Option<flume::Sender<()>>,
     upkeep: Option<JoinHandle<()>>,
@@ -65,7 +67,7 @@ impl Store {
     pub fn open(config: StoreConfig, port: StorePort, metrics: &'static StoreMetrics) -> Result<Self, StoreError> {
         let engine = Engine::open(&config.dir)?;
         let crashes = engine.begin_life(&config.dir)?;
-        send_sessions(&engine, &port, &config)?;
+        send_kept(&engine, &port, &config)?;
         let engine = Arc::new(engine);
         let slot = Arc::new(Slot::default());
         slot.put(engine.clone());
@@ -103,14 +105,20 @@ impl Store {
             clock: clock.clone(),
             metrics,
         };
-        let mut store =
-            Self { jobs, reads, slot, shared, closing: Some(closing), upkeep: None, readers: Vec::new(), writer: None };
-        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
-            let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
-            thread.map_err(|source| StoreError::Io { dir: config.dir.clone(), source })
+        let mut store = Self {
+            jobs,
+            reads,
+            slot,
+            shared,
+            seen: seen.clone(),
+            closing: Some(closing),
+            upkeep: None,
+            readers: Vec::new(),
+            writer: None,
         };
+        let dir = config.dir;
         // A failure drops the store, which ends the threads that run by then.
-        store.writer = Some(spawn("store", Box::new(|| writer.run()))?);
+        store.writer = Some(spawn(&dir, "store", || writer.run())?);
         for metrics in &metrics.readers {
             let reader = Reader {
                 reads: taken_reads.clone(),
@@ -122,9 +130,9 @@ impl Store {
                 metrics,
                 throttle: Throttle::default(),
             };
-            store.readers.push(spawn("store-read", Box::new(|| reader.run()))?);
+            store.readers.push(spawn(&dir, "store-read", || reader.run())?);
         }
-        store.upkeep = Some(spawn("store-upkeep", Box::new(|| upkeep.run()))?);
+        store.upkeep = Some(spawn(&dir, "store-upkeep", || upkeep.run())?);
         Ok(store)
     }
 
@@ -138,6 +146,11 @@ impl Store {
     #[must_use]
     pub fn health(&self) -> LogHealth {
         self.shared.health()
+    }
+
+    /// Goes on with other policies.
+    pub fn set_policies(&self, policies: Arc<RoomPolicies>) {
+        self.seen.set_policies(policies);
     }
 
     /// A handle for other threads.
@@ -162,14 +175,19 @@ impl Drop for Store {
     }
 }
 
+fn spawn(dir: &Path, name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StoreError> {
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
+    thread.map_err(|source| StoreError::Io { dir: dir.to_owned(), source })
+}
+
 fn join(thread: Option<JoinHandle<()>>) {
     if thread.is_some_and(|thread| thread.join().is_err()) {
         tracing::error!("a thread of the store broke off");
     }
 }
 
-/// Reads all sessions and leaves each with the shard that its first bits name.
-fn send_sessions(engine: &Engine, port: &StorePort, config: &StoreConfig) -> Result<(), StoreError> {
+/// Leaves with each shard the sanctions that it has to know, and the sessions that name it with their first bits.
+fn send_kept(engine: &Engine, port: &StorePort, config: &StoreConfig) -> Result<(), StoreError> {
     let shards = port.outlets.len();
     let mut chunks: Vec<VecDeque<Vec<SessionRecord>>> = vec![VecDeque::new(); shards];
     for guard in engine.space(Space::Sessions).iter() {
@@ -185,9 +203,13 @@ fn send_sessions(engine: &Engine, port: &StorePort, config: &StoreConfig) -> Res
             None => chunks.push_back(vec![session]),
         }
     }
-    for (outlet, chunks) in port.outlets.iter().zip(chunks) {
-        if !chunks.is_empty() {
-            let _ = outlet.sessions.try_send(chunks);
+    let sanctions = sanctions::take_stock(engine, shards, port.clock.now().unix_ms);
+    let sanctions = sanctions.map_err(|error| error.explain(&config.dir))?;
+    // Who is shut out is known before anyone comes back.
+    for ((outlet, mut kept), chunks) in port.outlets.iter().zip(sanctions).zip(chunks) {
+        kept.extend(chunks.into_iter().map(LogEvent::Sessions));
+        if !kept.is_empty() {
+            let _ = outlet.kept.try_send(kept);
         }
     }
     Ok(())

@@ -13,7 +13,8 @@ use fjall::Slice;
 use super::block;
 use super::engine::Space;
 use super::records::{cursor_key, encode_cursor, encode_letter, encode_session, letter_key, log_key, session_key};
-use crate::chat::log::{Jump, LogBatch, LogEvent, LogHealth, LogRead, LogWrite, SessionRecord};
+use super::sanctions;
+use crate::chat::log::{Jump, LogBatch, LogEvent, LogHealth, LogRead, LogWrite};
 use crate::clock::Clock;
 use crate::ids::{Epoch, RoomName, Seq, ShardId};
 
@@ -35,20 +36,20 @@ pub fn lines(shards: u16, ring: Arc<dyn Fn(ShardId) + Send + Sync>) -> (StorePor
     let clock = Clock::start();
     let mut answers = Vec::with_capacity(lines);
     let line = |shard| {
-        let (sessions, kept_sessions) = flume::bounded(1);
+        let (kept, kept_told) = flume::bounded(1);
         let (events, waiting) = flume::bounded(READS_MAX);
         let (trims, told_trims) = flume::bounded(TRIMS_MAX);
-        answers.push(Outlet { sessions, events, trims });
+        answers.push(Outlet { kept, events, trims });
         Line {
             shard: ShardId(shard),
             shared: shared.clone(),
             clock: clock.clone(),
             jobs: jobs.clone(),
             reads: reads.clone(),
-            kept_sessions,
+            kept: kept_told,
             answers: waiting,
             trims: told_trims,
-            sessions: VecDeque::new(),
+            untold: VecDeque::new(),
             sent: 0,
             reading: 0,
             told: (0, 0),
@@ -78,10 +79,11 @@ pub struct Line {
     clock: Clock,
     jobs: flume::Sender<Job>,
     reads: flume::Sender<ReadJob>,
-    kept_sessions: flume::Receiver<VecDeque<Vec<SessionRecord>>>,
+    /// What was kept before the last start.
+    kept: flume::Receiver<VecDeque<LogEvent>>,
     answers: flume::Receiver<LogEvent>,
     trims: flume::Receiver<LogEvent>,
-    sessions: VecDeque<Vec<SessionRecord>>,
+    untold: VecDeque<LogEvent>,
     /// Batches ever sent.
     sent: u64,
     /// Questions without their answer.
@@ -114,7 +116,7 @@ struct Desk {
 
 /// The queues to one shard.
 pub(super) struct Outlet {
-    pub(super) sessions: flume::Sender<VecDeque<Vec<SessionRecord>>>,
+    pub(super) kept: flume::Sender<VecDeque<LogEvent>>,
     pub(super) events: flume::Sender<LogEvent>,
     pub(super) trims: flume::Sender<LogEvent>,
 }
@@ -210,11 +212,11 @@ impl Line {
 
     /// What the store says next.
     pub fn next_event(&mut self) -> Option<LogEvent> {
-        if let Ok(sessions) = self.kept_sessions.try_recv() {
-            self.sessions = sessions;
+        if let Ok(kept) = self.kept.try_recv() {
+            self.untold = kept;
         }
-        if let Some(sessions) = self.sessions.pop_front() {
-            return Some(LogEvent::Sessions(sessions));
+        if let Some(event) = self.untold.pop_front() {
+            return Some(event);
         }
         let health = self.shared.health();
         if health != self.health {
@@ -236,8 +238,8 @@ impl Line {
     /// Whether [`Line::next_event`] has something to say.
     #[must_use]
     pub fn has_events(&self) -> bool {
-        !self.sessions.is_empty()
-            || !self.kept_sessions.is_empty()
+        !self.untold.is_empty()
+            || !self.kept.is_empty()
             || !self.answers.is_empty()
             || !self.trims.is_empty()
             || self.shared.health() != self.health
@@ -285,6 +287,8 @@ fn encode_write(write: &LogWrite, scratch: &mut Vec<u8>) -> Option<Op> {
         LogWrite::DropLetter { epoch, seq, user } => Op::Remove(Space::Letters, letter_key(*epoch, user, *seq).into()),
         LogWrite::PutSession(session) => put(Space::Sessions, &session_key(session.id), &encode_session(session)),
         LogWrite::DropSession(id) => Op::Remove(Space::Sessions, session_key(*id).into()),
+        LogWrite::Sanction(record) if record.lifted => Op::Remove(Space::Sanctions, sanctions::key(record).into()),
+        LogWrite::Sanction(record) => put(Space::Sanctions, &sanctions::key(record), &sanctions::encode(record)),
     })
 }
 

@@ -27,6 +27,7 @@ mod query;
 mod reader;
 mod records;
 mod reopen;
+mod sanctions;
 mod seen;
 mod slot;
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Which shard was last heard of a log, for those logs that retention may shorten: it is told when it does.
 #![expect(clippy::disallowed_types, reason = "the store's own threads share it; shards never see it")]
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ahash::HashMap;
 
@@ -10,22 +10,27 @@ use crate::policy::RoomPolicies;
 
 /// Logs heard of in this life.
 pub(super) struct Seen {
-    policies: RoomPolicies,
+    policies: Mutex<Arc<RoomPolicies>>,
     logs: Mutex<HashMap<Epoch, ShardId>>,
 }
 
 impl Seen {
     pub(super) fn new(policies: RoomPolicies) -> Self {
-        Self { policies, logs: Mutex::default() }
+        Self { policies: Mutex::new(Arc::new(policies)), logs: Mutex::default() }
     }
 
-    pub(super) fn policies(&self) -> &RoomPolicies {
-        &self.policies
+    pub(super) fn policies(&self) -> Arc<RoomPolicies> {
+        self.policies.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Goes on with other policies. A log that gets a limit only now is told of from its next opening on.
+    pub(super) fn set_policies(&self, policies: Arc<RoomPolicies>) {
+        *self.policies.lock().unwrap_or_else(PoisonError::into_inner) = policies;
     }
 
     /// A shard opened a log or registered it.
     pub(super) fn note(&self, epoch: Epoch, shard: ShardId, room: &RoomName) {
-        if self.policies.of(room).has_retention() {
+        if self.policies().of(room).has_retention() {
             let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
             logs.insert(epoch, shard);
         }

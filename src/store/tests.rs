@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use super::{Line, Store, StoreConfig, StoreError, lines};
 use crate::chat::log::{
     CursorKind, DeadLetter, DeadReason, Jump, LogAnswer, LogBatch, LogEvent, LogFailure, LogHealth, LogKey, LogRead,
-    LogState, LogWrite, SessionRecord, SessionRoom,
+    LogState, LogWrite, SanctionKind, SanctionRecord, Scope, SessionRecord, SessionRoom,
 };
 use crate::ids::{Epoch, RoomName, Seq, SessionId, ShardId, UserName};
 use crate::message::event::Message;

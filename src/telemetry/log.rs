@@ -4,7 +4,10 @@
 //! that thread is held up by whoever reads standard error, lines are lost and counted. Lines that a peer can cause go
 //! through a [`Throttle`] first.
 
+use std::fs::OpenOptions;
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,8 +19,9 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
-use tracing_subscriber::{Layer, Registry};
+use tracing_subscriber::{Layer, Registry, reload};
 
+use super::audit;
 use crate::clock::Time;
 
 /// How lines are written.
@@ -30,14 +34,61 @@ pub enum LogFormat {
     Json,
 }
 
-/// Sends this process's log lines to standard error. Dropping it waits until what is queued is written.
+/// Sends this process's log lines to standard error, and audit records to a file if there is one. Dropping what comes
+/// back waits until what is queued is written.
 ///
-/// Fails if the process already has a subscriber or the thread cannot be made.
-pub fn start(format: LogFormat, level: Level) -> Result<LogGuard, LogError> {
-    let (lines, guard) = Lines::start(io::stderr())?;
-    let layer = layer(format, level, lines);
-    tracing::subscriber::set_global_default(Registry::default().with(layer)).map_err(|_| LogError::AlreadyStarted)?;
-    Ok(guard)
+/// Fails if the process already has a subscriber, a thread cannot be made, or the file cannot be opened.
+pub fn start(format: LogFormat, level: Level, audit_file: Option<&Path>) -> Result<Log, LogError> {
+    let (lines, guard) = Lines::start(io::stderr(), |_| Ok(()))?;
+    let (layer, set_level) = layer(format, level, lines, audit_file.is_none());
+    let mut guards = vec![guard];
+    let audit = match audit_file {
+        None => None,
+        Some(path) => {
+            let path = path.to_owned();
+            let open = move || OpenOptions::new().append(true).create(true).mode(AUDIT_FILE_MODE).open(&path);
+            let file = open().map_err(LogError::Audit)?;
+            let (lines, guard) = Lines::start(file, move |file| open().map(|opened| *file = opened))?;
+            guards.push(guard);
+            Some(audit_layer(lines))
+        }
+    };
+    let subscriber = Registry::default().with(layer).with(audit);
+    tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::AlreadyStarted)?;
+    let queues = guards.iter().map(|guard| guard.queue.clone()).collect();
+    Ok(Log { control: LogControl { set_level, queues }, _guards: guards })
+}
+
+/// The log of this process.
+#[derive(Debug)]
+pub struct Log {
+    /// Changes it while it runs.
+    pub control: LogControl,
+    _guards: Vec<LogGuard>,
+}
+
+/// Changes what is written, and where, from now on.
+#[derive(Clone)]
+pub struct LogControl {
+    set_level: Arc<dyn Fn(Level) + Send + Sync>,
+    queues: Vec<flume::Sender<Item>>,
+}
+
+impl LogControl {
+    /// Lines from `level` up are written. Opens the audit file anew, which may have been renamed.
+    pub fn renew(&self, level: Level) {
+        (self.set_level)(level);
+        for queue in &self.queues {
+            // A log that is held up is told nothing; the next reload may.
+            let _ = queue.try_send(Item::Reopen);
+        }
+    }
+}
+
+impl std::fmt::Debug for LogControl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LogControl")
+    }
 }
 
 /// Why there will be no log.
@@ -49,6 +100,9 @@ pub enum LogError {
     /// No thread.
     #[error("the log's thread cannot be started: {0}")]
     Thread(#[from] io::Error),
+    /// No file.
+    #[error("audit_file cannot be opened: {0}. Name a file that this user may write, or `off`")]
+    Audit(io::Error),
 }
 
 /// Keeps the log's thread. Dropped, it has everything written that was queued by then, unless nobody reads standard
@@ -100,18 +154,38 @@ impl Throttle {
     }
 }
 
-/// The server's own lines from `level` up; those of its libraries only if someone should look.
-fn layer<S>(format: LogFormat, level: Level, lines: Lines) -> Box<dyn Layer<S> + Send + Sync>
+fn layer<S>(format: LogFormat, level: Level, lines: Lines, audit: bool) -> (Box<dyn Layer<S> + Send + Sync>, SetLevel)
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
-    let level = LevelFilter::from_level(level);
-    let targets = Targets::new().with_target("hubbub", level).with_default(level.min(LevelFilter::WARN));
+    let (targets, handle) = reload::Layer::new(targets(level, audit));
+    // It fails once the subscriber is gone, and then nothing is written.
+    let level: SetLevel = Arc::new(move |level| _ = handle.reload(self::targets(level, audit)));
     let layer = tracing_subscriber::fmt::layer().with_writer(lines).with_ansi(false);
-    match format {
+    let layer = match format {
         LogFormat::Text => layer.with_filter(targets).boxed(),
         LogFormat::Json => layer.json().flatten_event(true).with_filter(targets).boxed(),
-    }
+    };
+    (layer, level)
+}
+
+type SetLevel = Arc<dyn Fn(Level) + Send + Sync>;
+
+/// The server's own lines from `level` up; those of its libraries only if someone should look; audit records always,
+/// if they belong here.
+fn targets(level: Level, audit: bool) -> Targets {
+    let level = LevelFilter::from_level(level);
+    let targets = Targets::new().with_target("hubbub", level).with_default(level.min(LevelFilter::WARN));
+    targets.with_target(audit::TARGET, if audit { LevelFilter::INFO } else { LevelFilter::OFF })
+}
+
+/// Audit records as JSON.
+fn audit_layer<S>(lines: Lines) -> impl Layer<S> + Send + Sync
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    let only = Targets::new().with_target(audit::TARGET, LevelFilter::INFO);
+    tracing_subscriber::fmt::layer().with_writer(lines).json().flatten_event(true).with_filter(only)
 }
 
 /// Where the formatter leaves its lines.
@@ -124,17 +198,22 @@ struct Lines {
 #[derive(Debug)]
 enum Item {
     Line(Vec<u8>),
+    Reopen,
     End,
 }
 
 impl Lines {
-    fn start(target: impl Write + Send + 'static) -> io::Result<(Self, LogGuard)> {
+    /// `reopen` replaces a target that may have been moved away; if it fails, the old one stays.
+    fn start<W: Write + Send + 'static>(
+        target: W,
+        reopen: impl Fn(&mut W) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<(Self, LogGuard)> {
         let (queue, items) = flume::bounded(QUEUE_LINES_MAX);
         let lines = Self { queue: queue.clone(), lost: Arc::default() };
         let lost = lines.lost.clone();
         let (end, ended) = flume::bounded(0);
         let run = move || {
-            write_all(&items, &lost, target);
+            write_all(&items, &lost, target, reopen);
             drop(end);
         };
         std::thread::Builder::new().name("log".into()).spawn(run)?;
@@ -165,9 +244,18 @@ impl Write for &Lines {
 }
 
 /// The thread. Errors of the target are not reported: there is nowhere left to report them.
-fn write_all(items: &flume::Receiver<Item>, lost: &AtomicU64, mut target: impl Write) {
-    while let Ok(Item::Line(line)) = items.recv() {
-        let _ = target.write_all(&line);
+fn write_all<W: Write>(
+    items: &flume::Receiver<Item>,
+    lost: &AtomicU64,
+    mut target: W,
+    reopen: impl Fn(&mut W) -> io::Result<()>,
+) {
+    while let Ok(item) = items.recv() {
+        match item {
+            Item::Line(line) => _ = target.write_all(&line),
+            Item::Reopen => _ = reopen(&mut target),
+            Item::End => break,
+        }
         let lost = lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
             let _ = writeln!(target, "{{\"level\":\"WARN\",\"message\":\"log lines lost\",\"lost\":{lost}}}");
@@ -179,6 +267,7 @@ fn write_all(items: &flume::Receiver<Item>, lost: &AtomicU64, mut target: impl W
 /// Lines of one kind that one shard writes per second.
 pub const LINES_PER_SECOND: u32 = 5;
 /// How long the end of the process may wait for whoever reads standard error.
+const AUDIT_FILE_MODE: u32 = 0o640;
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// Lines that may wait for a slow reader of standard error.
 const QUEUE_LINES_MAX: usize = 8_192;
@@ -202,9 +291,14 @@ mod tests {
     }
 
     fn written(format: LogFormat, level: Level, log: impl FnOnce()) -> String {
+        written_with(format, level, |_| log())
+    }
+
+    fn written_with(format: LogFormat, level: Level, log: impl FnOnce(SetLevel)) -> String {
         let (page, pieces) = flume::bounded(1_000);
-        let (lines, guard) = Lines::start(Page(page)).unwrap();
-        tracing::subscriber::with_default(Registry::default().with(layer(format, level, lines)), log);
+        let (lines, guard) = Lines::start(Page(page), |_| Ok(())).unwrap();
+        let (layer, level) = layer(format, level, lines, true);
+        tracing::subscriber::with_default(Registry::default().with(layer), || log(level));
         drop(guard);
         String::from_utf8(pieces.drain().flatten().collect()).unwrap()
     }
@@ -239,9 +333,57 @@ mod tests {
     }
 
     #[test]
+    fn the_level_changes_while_the_process_runs() {
+        let text = written_with(LogFormat::Text, Level::INFO, |level| {
+            tracing::debug!("before");
+            level(Level::DEBUG);
+            tracing::debug!("between");
+            level(Level::WARN);
+            tracing::info!("after");
+        });
+        assert!(text.contains("between") && !text.contains("before") && !text.contains("after"), "{text}");
+    }
+
+    #[test]
+    fn audit_records_are_written_whatever_the_level_is() {
+        let text = written(LogFormat::Json, Level::ERROR, || {
+            let mut record = audit::Record::new(audit::Security::LoginRefused, "expired");
+            record.address = Some("127.0.0.1:5");
+            record.write();
+        });
+        let line: serde_json::Value = serde_json::from_str(text.trim()).unwrap();
+        assert_eq!((&line["event"], &line["outcome"]), (&"login_refused".into(), &"expired".into()));
+        assert_eq!((&line["address"], line.get("user")), (&"127.0.0.1:5".into(), None));
+        assert_eq!(line["target"], audit::TARGET);
+    }
+
+    #[test]
+    fn audit_records_go_to_their_own_file_which_may_be_rotated() {
+        let (page, pieces) = flume::bounded(1_000);
+        let (second, later) = flume::bounded(1_000);
+        let (lines, guard) = Lines::start(Page(page), move |page| {
+            page.0 = second.clone();
+            Ok(())
+        })
+        .unwrap();
+        let queue = guard.queue.clone();
+        tracing::subscriber::with_default(Registry::default().with(audit_layer(lines)), || {
+            audit::Record::new(audit::Security::Ban, "done").write();
+            tracing::error!("not of the audit");
+            queue.send(Item::Reopen).unwrap();
+            audit::Record::new(audit::Security::Lift, "done").write();
+        });
+        drop(guard);
+        let text = |pieces: flume::Receiver<Vec<u8>>| String::from_utf8(pieces.drain().flatten().collect()).unwrap();
+        let (first, second) = (text(pieces), text(later));
+        assert!(first.contains("\"ban\"") && !first.contains("not of the audit"), "{first}");
+        assert!(second.contains("\"lift\"") && second.lines().count() == 1, "{second}");
+    }
+
+    #[test]
     fn a_reader_that_stops_costs_lines_and_not_time() {
         let (page, pieces) = flume::bounded(0);
-        let (lines, guard) = Lines::start(Page(page)).unwrap();
+        let (lines, guard) = Lines::start(Page(page), |_| Ok(())).unwrap();
         for _ in 0..QUEUE_LINES_MAX + 100 {
             (&mut &lines).write_all(b"line\n").unwrap();
         }

@@ -1,5 +1,6 @@
 //! What the server says about itself: figures, log lines and its readiness.
 
+pub mod audit;
 pub mod histogram;
 pub mod log;
 pub mod metrics;

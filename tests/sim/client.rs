@@ -176,7 +176,7 @@ impl Client {
         if let Some(room) = self.relay {
             self.session = Session::Relay(RelayWitness { author, room, last: None, awaited: BTreeSet::new() });
             let name = env.plan.relay_rooms[room].as_str().to_owned();
-            return Act::Connect(ConnKind::Relay { room: name }, Vec::new());
+            return Act::Connect(ConnKind::Relay { room: name, token: None }, Vec::new());
         }
         let mut witness = Witness::new(author);
         let ping_as_event = env.rng.chance(1, 2);

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hubbub::chat::CoreConfig;
 use hubbub::chat::outbox::OutboxLimits;
+use hubbub::chat::{Consults, CoreConfig};
 use hubbub::ids::{Namespace, RoomName, ShardId};
 use hubbub::limits::{Limits, SlowConsumerPolicy};
 use hubbub::policy::{Commit, HistoryMode, Pattern, RoomPolicies, RoomPolicy};
@@ -246,6 +246,9 @@ impl Plan {
             shards: self.shards,
             limits: self.limits.clone(),
             policies: Arc::new(self.policies()),
+            permissions: Arc::default(),
+            consults: Consults::default(),
+            has_store: true,
             node: Arc::from("sim"),
             exchange_backlog_max: self.exchange_backlog_max,
             seed: self.seed ^ (u64::from(shard.0) << 48) ^ (life << 32),

@@ -329,6 +329,7 @@ impl Shell {
                 Output::Close { conn, reason } => self.close(conn, reason, env),
                 Output::Answered { outcome: Ok(_), .. } => {}
                 Output::Answered { ticket, outcome } => env.fail(|| format!("order {ticket} got {outcome:?}")),
+                Output::Identify { .. } | Output::Consult { .. } => {}
                 Output::Unblocked { conn } => match self.live_link(conn, env) {
                     Some(link) if !link.blocked => env.fail(|| format!("{conn:?} was not blocked")),
                     Some(link) => link.blocked = false,

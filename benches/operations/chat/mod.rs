@@ -13,7 +13,7 @@ use std::hint::black_box;
 
 use std::sync::Arc;
 
-use hubbub::chat::{ConnKind, CoreConfig, Handled, Input, Output, State};
+use hubbub::chat::{ConnKind, Consults, CoreConfig, Handled, Input, Output, State};
 use hubbub::clock::Time;
 use hubbub::ids::{ConnId, Namespace, ShardId};
 use hubbub::limits::{EXCHANGE_BACKLOG_MAX, Limits};
@@ -47,6 +47,9 @@ fn shard(shard: u16, shards: u16) -> State {
         shards,
         limits: Limits::default(),
         policies: Arc::new(RoomPolicies::memory(1_000, 1 << 20)),
+        permissions: Arc::default(),
+        consults: Consults::default(),
+        has_store: false,
         node: "bench".into(),
         exchange_backlog_max: EXCHANGE_BACKLOG_MAX,
         seed: 1,
@@ -117,7 +120,7 @@ fn filled(rooms: u32, members: u32, namespace: Namespace) -> State {
         let room = format!("room-{}", slot % rooms);
         let kind = match namespace {
             Namespace::Chat => chat(format!("user-{slot}")),
-            Namespace::Relay => ConnKind::Relay { room: room.clone() },
+            Namespace::Relay => ConnKind::Relay { room: room.clone(), token: None },
         };
         drive(&mut state, Input::Opened { conn: conn(slot), kind, entropy: u128::from(slot) }, now(0));
         if namespace == Namespace::Chat {

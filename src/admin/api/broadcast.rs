@@ -73,7 +73,7 @@ pub(super) async fn broadcast(
     Body(wish): Body<Broadcast>,
 ) -> Result<Json<Broadcasted>, Problem> {
     let said = Said::new(&wish.content, wish.key.as_deref(), wish.tag.as_deref(), wish.sender.as_deref())?;
-    said.check_size(api.message_bytes_max)?;
+    said.check_size(api.facts.borrow().message_bytes_max)?;
     let (names, next) = match (wish.rooms, wish.pattern) {
         (Some(rooms), None) if rooms.len() <= PAGE_MAX => (rooms, None),
         (Some(_), None) => return Err(Problem::bad_request("`rooms` may have 1,000 names: ask more often")),

@@ -21,12 +21,12 @@ use axum::extract::DefaultBodyLimit;
 use axum::http::Method;
 use axum::middleware;
 use axum::routing::{MethodRouter, delete, get, post};
+use tokio::sync::watch;
 
 use super::guard::{Guard, guard};
 use super::operator::Operator;
 use super::problem::Problem;
-use super::{ReloadReport, backup};
-use crate::config::Explained;
+use super::{Facts, ReloadReport, backup};
 use crate::store::StoreReader;
 use crate::telemetry::metrics::Metrics;
 
@@ -38,11 +38,9 @@ pub(super) struct Api {
     pub(super) operator: Operator,
     pub(super) metrics: &'static Metrics,
     pub(super) store: Option<StoreReader>,
-    /// Largest `content` of a message, in bytes.
-    pub(super) message_bytes_max: usize,
-    pub(super) settings: Arc<[Explained]>,
+    pub(super) facts: watch::Receiver<Facts>,
     pub(super) drain: Arc<dyn Fn() + Send + Sync>,
-    pub(super) reload: Option<Arc<dyn Fn() -> ReloadReport + Send + Sync>>,
+    pub(super) reload: Arc<dyn Fn() -> ReloadReport + Send + Sync>,
 }
 
 /// A route: its method, its path below [`BASE`], what answers it.

@@ -60,7 +60,7 @@ pub(super) struct Published {
 pub(super) async fn publish(State(api): State<Api>, Body(publish): Body<Publish>) -> Result<Json<Published>, Problem> {
     let room = RoomName::read(&publish.room)?;
     let said = Said::new(&publish.content, publish.key.as_deref(), publish.tag.as_deref(), publish.sender.as_deref())?;
-    said.check_size(api.message_bytes_max)?;
+    said.check_size(api.facts.borrow().message_bytes_max)?;
     said.say(&api, room).await.map(Json)
 }
 

@@ -108,7 +108,7 @@ pub(super) async fn config(State(api): State<Api>) -> Json<Settings> {
         value: setting.value.clone(),
         origin: setting.origin.clone(),
     };
-    Json(Settings { settings: api.settings.iter().map(shown).collect() })
+    Json(Settings { settings: api.facts.borrow().settings.iter().map(shown).collect() })
 }
 
 /// Stops the server as SIGTERM does: clients are told to come back later, what is stored is stored.
@@ -121,11 +121,8 @@ pub(super) async fn drain(State(api): State<Api>) -> (StatusCode, Json<Draining>
 /// Reads the configuration again, as SIGHUP does. What is unusable changes nothing, and is told with status 422.
 #[utoipa::path(post, path = "/api/v1/reload", tag = "server", responses((status = 200, body = ReloadReport)))]
 pub(super) async fn reload(State(api): State<Api>) -> Result<Json<ReloadReport>, Problem> {
-    let Some(reload) = api.reload else {
-        return Err(Problem::unsupported("this server cannot read its configuration again: restart it"));
-    };
     // Files are read, which may take its time.
-    let report = tokio::task::spawn_blocking(move || reload()).await;
+    let report = tokio::task::spawn_blocking(move || (api.reload)()).await;
     let report = report.map_err(|_| Problem::overloaded("the server stops"))?;
     match report.error {
         Some(error) => Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_configuration", error)),

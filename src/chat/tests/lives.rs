@@ -252,7 +252,7 @@ fn a_drain_tells_everyone_and_closes_in_batches() {
     world.advance(Duration::from_millis(100));
     assert!(world.clients.values().all(|client| client.closed == Some(CloseReason::Restart)));
     assert_eq!(world.log(connecting), ["close restart"]);
-    for kind in [chat(true), ConnKind::Relay { room: "room".into() }] {
+    for kind in [chat(true), ConnKind::Relay { room: "room".into(), token: None }] {
         let late = world.open(0, kind);
         assert_eq!(world.log(late), ["close restart"]);
     }

@@ -63,10 +63,11 @@ impl Upgrade {
 }
 
 fn choose(request: &Request<'_>, spoken: Option<&'static str>) -> Result<Option<&'static str>, HttpError> {
-    let Some(spoken) = spoken else {
-        return Ok(None);
-    };
     let mut asked = request.tokens("Sec-WebSocket-Protocol").filter(|token| !token.is_empty()).peekable();
+    let Some(spoken) = spoken else {
+        // A browser that asks for some wants one of them in the answer.
+        return Ok(asked.any(|token| token == RELAY_SUBPROTOCOL.as_bytes()).then_some(RELAY_SUBPROTOCOL));
+    };
     if asked.peek().is_none() {
         return Ok(None);
     }
@@ -75,6 +76,9 @@ fn choose(request: &Request<'_>, spoken: Option<&'static str>) -> Result<Option<
     }
     Err(HttpError::new(Status::BadRequest, "the only subprotocol spoken here is hubbub.v1.json"))
 }
+
+/// Says nothing of the payload.
+const RELAY_SUBPROTOCOL: &str = "hubbub.v1.relay";
 
 fn is_key(key: &[u8]) -> bool {
     let mut bytes = [0; 18];

@@ -96,4 +96,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         },
         write: |config| written(config.log_level, LOG_LEVEL_WORDS),
     },
+    Setting {
+        key: "audit_file",
+        shape: Shape::Text,
+        value_name: "FILE",
+        help: "Where audit records are appended, as JSON lines; `off` puts them among the log lines",
+        read: |config, values| {
+            one(values).map(|value| config.audit_file = (value != OFF).then(|| PathBuf::from(value)))
+        },
+        write: |config| texts_or(config.audit_file.as_ref().map(|path| path.display()), OFF),
+    },
 ];

@@ -17,6 +17,7 @@ use crate::store::records::{
     RoomRecord, Trim, decode_cursor, decode_letter, decode_session, read_cursor_key, read_epoch_key, read_log_key,
     read_room_key,
 };
+use crate::store::sanctions;
 
 /// What a check has found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -210,6 +211,13 @@ impl Check<'_> {
             self.checked.counts.letters += 1;
             if decode_letter(&key, &value).is_err() {
                 self.finding(&format_args!("a dead letter is damaged: key {key:?}"))?;
+            }
+        }
+        for guard in self.engine.space(Space::Sanctions).iter() {
+            let Some((key, value)) = self.read(guard, "sanctions")? else { continue };
+            self.checked.counts.sanctions += 1;
+            if sanctions::decode(&value).map(|record| sanctions::key(&record)) != Ok(key.to_vec()) {
+                self.finding(&format_args!("a ban, mute or revocation is damaged: key {key:?}"))?;
             }
         }
         for guard in self.engine.space(Space::Sessions).iter() {

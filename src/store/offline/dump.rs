@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use super::OfflineError;
-use crate::chat::log::{CursorKind, DeadReason};
+use crate::chat::log::{CursorKind, DeadReason, SanctionKind, SanctionRecord, Scope};
 use crate::ids::{Epoch, Namespace, RoomName};
 use crate::store::block::{Block, Entry};
 use crate::store::engine::{Engine, Space};
@@ -19,6 +19,7 @@ use crate::store::query;
 use crate::store::records::{
     RoomRecord, Trim, decode_cursor, decode_letter, epoch_key, read_cursor_key, read_log_key, read_room_key,
 };
+use crate::store::sanctions;
 
 /// Version of the lines.
 pub const DUMP_FORMAT: u32 = 1;
@@ -34,12 +35,18 @@ pub struct Counts {
     pub cursors: u64,
     /// Dead letters.
     pub letters: u64,
+    /// Bans, mutes and revocations.
+    #[serde(default)]
+    pub sanctions: u64,
 }
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rooms, messages, cursors, letters } = self;
-        write!(f, "{rooms} rooms, {messages} messages, {cursors} cursors, {letters} dead letters")
+        let Self { rooms, messages, cursors, letters, sanctions } = self;
+        write!(
+            f,
+            "{rooms} rooms, {messages} messages, {cursors} cursors, {letters} dead letters, {sanctions} sanctions"
+        )
     }
 }
 
@@ -49,6 +56,9 @@ impl fmt::Display for Counts {
 pub(super) enum Line<'a> {
     /// The first.
     Store { format: u32, crashes: u64 },
+    /// A ban, a mute or a revocation.
+    #[serde(borrow)]
+    Sanction(SanctionLine<'a>),
     /// Then for each room its own, followed by all that belongs to it.
     #[serde(borrow)]
     Room(RoomLine<'a>),
@@ -61,6 +71,37 @@ pub(super) enum Line<'a> {
     Letter(Box<LetterLine<'a>>),
     /// The last: without it something is missing.
     End(Counts),
+}
+
+/// Of a user in a room, of a user, or of a token.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct SanctionLine<'a> {
+    pub(super) kind: SanctionWord,
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(super) relay: bool,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub(super) room: Option<Cow<'a, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub(super) user: Option<Cow<'a, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub(super) token: Option<Cow<'a, str>>,
+    /// Unix milliseconds, as is the next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) until: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) before: Option<u64>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub(super) by: Option<Cow<'a, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub(super) reason: Option<Cow<'a, str>>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum SanctionWord {
+    Ban,
+    Mute,
+    Revoke,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -180,6 +221,47 @@ pub(super) fn reason(name: &str) -> Option<DeadReason> {
     DeadReason::ALL.into_iter().find(|reason| reason.as_str() == name)
 }
 
+impl From<SanctionKind> for SanctionWord {
+    fn from(kind: SanctionKind) -> Self {
+        match kind {
+            SanctionKind::Ban => Self::Ban,
+            SanctionKind::Mute => Self::Mute,
+            SanctionKind::Revoke => Self::Revoke,
+        }
+    }
+}
+
+impl From<SanctionWord> for SanctionKind {
+    fn from(word: SanctionWord) -> Self {
+        match word {
+            SanctionWord::Ban => Self::Ban,
+            SanctionWord::Mute => Self::Mute,
+            SanctionWord::Revoke => Self::Revoke,
+        }
+    }
+}
+
+impl<'a> SanctionLine<'a> {
+    fn of(record: &'a SanctionRecord) -> Self {
+        let (room, user, token) = match &record.scope {
+            Scope::Room(room, user) => (Some(room), Some(user), None),
+            Scope::User(user) => (None, Some(user), None),
+            Scope::Token(token) => (None, None, Some(token)),
+        };
+        Self {
+            kind: record.kind.into(),
+            relay: room.is_some_and(|room| room.namespace() == Namespace::Relay),
+            room: room.map(|room| room.as_str().into()),
+            user: user.map(|user| user.as_str().into()),
+            token: token.map(|token| (&**token).into()),
+            until: record.until_unix_ms,
+            before: record.before_unix_ms,
+            by: record.by.as_ref().map(|by| by.as_str().into()),
+            reason: record.reason.as_deref().map(Cow::from),
+        }
+    }
+}
+
 impl<'a> MessageLine<'a> {
     fn of(entry: &Entry<'a>) -> Self {
         let content = serde_json::from_slice::<&RawValue>(entry.content).ok();
@@ -207,6 +289,11 @@ pub(super) fn dump(
 ) -> Result<Counts, OfflineError> {
     let mut dump = Dump { engine, view: engine.snapshot(), out, is_recalled, counts: Counts::default() };
     dump.put(&Line::Store { format: DUMP_FORMAT, crashes: engine.crashes()? })?;
+    for guard in dump.view.iter(engine.space(Space::Sanctions)) {
+        let (_, value) = guard.into_inner()?;
+        dump.counts.sanctions += 1;
+        dump.put(&Line::Sanction(SanctionLine::of(&sanctions::decode(&value)?)))?;
+    }
     for guard in dump.view.iter(engine.space(Space::Rooms)) {
         let (key, value) = guard.into_inner()?;
         dump.room(&read_room_key(&key)?, &RoomRecord::decode(&value)?)?;

@@ -14,8 +14,8 @@ use base64::engine::general_purpose::STANDARD;
 use fjall::OwnedWriteBatch;
 
 use super::OfflineError;
-use super::dump::{BlockLine, Counts, DUMP_FORMAT, Line, MessageLine, RoomLine, reason};
-use crate::chat::log::{DeadLetter, Jump};
+use super::dump::{BlockLine, Counts, DUMP_FORMAT, Line, MessageLine, RoomLine, SanctionLine, reason};
+use crate::chat::log::{DeadLetter, Jump, SanctionRecord, Scope};
 use crate::ids::{Epoch, Namespace, RoomName, Seq, UserName};
 use crate::message::event::Message;
 use crate::store::block::{self, Entry};
@@ -23,6 +23,7 @@ use crate::store::engine::{Engine, Space, explain_io};
 use crate::store::records::{
     RoomRecord, Trim, cursor_key, encode_cursor, encode_letter, epoch_key, letter_key, log_key, room_key,
 };
+use crate::store::sanctions;
 
 /// What becomes of the epochs of rooms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,6 +134,11 @@ impl Import<'_> {
             }
             _ if number == 1 => return Err("the first line says of which format it is".into()),
             Line::Store { .. } => return Err("this belongs at the beginning".into()),
+            Line::Sanction(line) => {
+                let record = sanction(&line)?;
+                self.counts.sanctions += 1;
+                self.put(Space::Sanctions, &sanctions::key(&record), &sanctions::encode(&record))?;
+            }
             Line::Room(room) => self.begin_room(&room)?,
             Line::Message(message) => self.message(&message)?,
             Line::Cursor(cursor) => {
@@ -173,8 +179,7 @@ impl Import<'_> {
         if self.room.is_some() {
             self.end_messages()?;
         }
-        let name = if line.relay { RoomName::new(Namespace::Relay, &line.room) } else { RoomName::chat(&line.room) };
-        let name = name.map_err(|error| Problem::Text(error.to_string().into()))?;
+        let name = room(line.relay, &line.room)?;
         if self.engine.space(Space::Rooms).contains_key(room_key(&name))? {
             return Err("this room stands twice".into());
         }
@@ -280,6 +285,29 @@ impl Import<'_> {
         let batch = std::mem::replace(&mut self.batch, self.engine.batch(BATCH));
         Ok(self.engine.write(batch)?)
     }
+}
+
+fn sanction(line: &SanctionLine<'_>) -> Result<SanctionRecord, Problem> {
+    let scope = match (&line.room, &line.user, &line.token) {
+        (Some(name), Some(name_of_user), None) => Scope::Room(room(line.relay, name)?, user(name_of_user)?),
+        (None, Some(name), None) => Scope::User(user(name)?),
+        (None, None, Some(token)) => Scope::Token(token.as_ref().into()),
+        _ => return Err("a sanction is of a user, of a user in a room, or of a token".into()),
+    };
+    Ok(SanctionRecord {
+        scope,
+        kind: line.kind.into(),
+        until_unix_ms: line.until,
+        before_unix_ms: line.before,
+        by: line.by.as_deref().map(user).transpose()?,
+        reason: line.reason.as_deref().map(Arc::from),
+        lifted: false,
+    })
+}
+
+fn room(relay: bool, name: &str) -> Result<RoomName, Problem> {
+    let name = if relay { RoomName::new(Namespace::Relay, name) } else { RoomName::chat(name) };
+    name.map_err(|error| Problem::Text(error.to_string().into()))
 }
 
 fn user(name: &str) -> Result<UserName, Problem> {

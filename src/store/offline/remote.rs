@@ -87,7 +87,7 @@ mod tests {
         const WHOLE: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
             5\r\n{\"a\"}\r\n1\r\n\n\r\n40\r\n{\"end\":{\"rooms\":1,\"messages\":2,\"cursors\":3,\"letters\":4}}       \n\r\n0\r\n\r\n";
         let (counts, text) = fetched(WHOLE).unwrap();
-        assert_eq!(counts, Counts { rooms: 1, messages: 2, cursors: 3, letters: 4 });
+        assert_eq!(counts, Counts { rooms: 1, messages: 2, cursors: 3, letters: 4, sanctions: 0 });
         assert!(text.starts_with("{\"a\"}\n{\"end\""), "{text}");
         let cut_off = fetched("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\"a\"}\r\n").unwrap_err();
         assert!(cut_off.contains("no backup"), "{cut_off}");

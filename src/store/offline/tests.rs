@@ -5,7 +5,7 @@ use std::path::Path;
 use bytes::Bytes;
 
 use super::{Epochs, OfflineError, check, compact, export, import, write_output};
-use crate::chat::log::{CursorKind, DeadLetter, DeadReason, Jump, LogWrite};
+use crate::chat::log::{CursorKind, DeadLetter, DeadReason, Jump, LogWrite, SanctionKind, SanctionRecord, Scope};
 use crate::ids::{Epoch, Seq};
 use crate::message::event::Message;
 use crate::policy::RoomPolicy;
@@ -49,10 +49,29 @@ fn fill(dir: &Path) {
         writes.push(LogWrite::Cursor { epoch: EPOCH, user: user(name), kind, seq: Seq(seq) });
     }
     writes.push(LogWrite::AddLetter(Box::new(letter)));
+    writes.extend(sanctions().into_iter().map(|record| LogWrite::Sanction(Box::new(record))));
     let ticket = rig.send(0, true, writes);
     rig.await_trimmed(1);
     assert_eq!(ticket, 1);
     rig.close();
+}
+
+/// One of each scope.
+fn sanctions() -> Vec<SanctionRecord> {
+    let sanction = |scope, kind| SanctionRecord {
+        scope,
+        kind,
+        until_unix_ms: None,
+        before_unix_ms: None,
+        by: None,
+        reason: None,
+        lifted: false,
+    };
+    let mut ban = sanction(Scope::Room(room(), user("ben")), SanctionKind::Ban);
+    (ban.until_unix_ms, ban.by, ban.reason) = (Some(u64::MAX), Some(user("ann")), Some("spam".into()));
+    let mut revoked = sanction(Scope::User(user("ben")), SanctionKind::Revoke);
+    revoked.before_unix_ms = Some(5);
+    vec![ban, revoked, sanction(Scope::Token("jti".into()), SanctionKind::Revoke)]
 }
 
 fn exported(dir: &Path) -> String {
@@ -72,7 +91,7 @@ fn what_was_exported_can_be_imported_and_is_the_same() {
     let dir = tempfile::tempdir().unwrap();
     fill(&dir.path().join("a"));
     let text = exported(&dir.path().join("a"));
-    assert_eq!(text.lines().count(), 14, "{text}");
+    assert_eq!(text.lines().count(), 17, "{text}");
     let counts = import(&dir.path().join("b"), &mut text.as_bytes(), Epochs::Keep).unwrap();
     assert_eq!((counts.rooms, counts.messages, counts.cursors, counts.letters), (1, 7, 3, 1));
     // Blocks are packed anew, so only what they hold must agree.
@@ -98,7 +117,7 @@ fn a_backup_begins_new_epochs() {
     import(&dir.path().join("b"), &mut text.as_bytes(), Epochs::New).unwrap();
     let (a, b) = (exported(&dir.path().join("a")), exported(&dir.path().join("b")));
     let epoch = |text: &str| {
-        let room: serde_json::Value = serde_json::from_str(text.lines().nth(1).unwrap()).unwrap();
+        let room: serde_json::Value = serde_json::from_str(text.lines().nth(4).unwrap()).unwrap();
         room["room"]["epoch"].as_str().unwrap().parse::<Epoch>().unwrap()
     };
     assert_eq!(epoch(&a), EPOCH);
@@ -116,10 +135,12 @@ fn lines_that_make_no_store_leave_none() {
     let cases = [
         (without(lines.len() - 1), "the end is missing"),
         (without(0), "the first line"),
-        (without(1), "before any room"),
-        (without(3), "too few messages"),
+        (without(1), "the counts"),
+        (without(4), "before any room"),
+        (without(6), "too few messages"),
         (without(lines.len() - 2), "the counts"),
-        ([&lines[..2], &lines[1..]].concat().join("\n"), "twice"),
+        ([&lines[..5], &lines[4..]].concat().join("\n"), "twice"),
+        (text.replace("\"token\":", "\"user\":\"ann\",\"token\":"), "a sanction is of"),
         (text.replace("\"sender\":\"ann\"", "\"sender\":\"\""), "the name is empty"),
         (text.clone() + "\n{}", "follows the end"),
         (text.replace("\"format\":1", "\"format\":2"), "another version"),

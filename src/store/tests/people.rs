@@ -60,3 +60,44 @@ fn sessions_come_back_to_the_shard_their_first_bits_name() {
         assert!(matches!(&event, LogEvent::Sessions(kept) if *kept == [session(id)]), "{event:?}");
     }
 }
+
+#[test]
+fn sanctions_come_back_before_sessions_to_who_must_know_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    let sanction = |scope, kind, until_unix_ms| SanctionRecord {
+        scope,
+        kind,
+        until_unix_ms,
+        before_unix_ms: None,
+        by: None,
+        reason: None,
+        lifted: false,
+    };
+    let in_room = |name: &str| Scope::Room(room(), user(name));
+    let ban = sanction(in_room("ann"), SanctionKind::Ban, None);
+    let lifted = sanction(in_room("bob"), SanctionKind::Mute, None);
+    let over = sanction(in_room("cat"), SanctionKind::Ban, Some(5));
+    let everywhere = sanction(Scope::Token("jti".into()), SanctionKind::Revoke, Some(u64::MAX));
+    let put = |record: &SanctionRecord| LogWrite::Sanction(Box::new(record.clone()));
+    let lift = LogWrite::Sanction(Box::new(SanctionRecord { lifted: true, ..lifted.clone() }));
+    let session = SessionRecord { id: SessionId(7), user: user("ann"), rooms: Vec::new() };
+    rig.write(vec![
+        LogWrite::PutSession(Box::new(session)),
+        put(&ban),
+        put(&lifted),
+        put(&over),
+        put(&everywhere),
+        lift,
+    ]);
+    rig.close();
+    let mut rig = Rig::open(dir.path());
+    let owner = crate::chat::placement::owner(room().placement_hash(), 2).index();
+    for shard in 0..2 {
+        let event = rig.event(shard);
+        let LogEvent::Sanctions(kept) = event else { panic!("{event:?}") };
+        let expected = if shard == owner { vec![ban.clone(), everywhere.clone()] } else { vec![everywhere.clone()] };
+        assert_eq!(kept, expected);
+    }
+    assert!(matches!(rig.event(0), LogEvent::Sessions(_)));
+}

@@ -111,6 +111,7 @@ impl Image {
                 self.sessions.remove(&id.0);
                 Ok(())
             }
+            LogWrite::Sanction(_) => Ok(()),
         }
     }
 
