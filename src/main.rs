@@ -6,8 +6,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use hubbub::admin::AdminKeys;
+use hubbub::admin::client::{self, ClientError};
 use hubbub::config::layout::{Layout, Machine};
-use hubbub::config::{Config, ConfigError, Invocation, Loaded, StoreAction, Subcommand};
+use hubbub::config::{AdminCall, Config, ConfigError, Invocation, Loaded, StoreAction, Subcommand};
 use hubbub::doctor::{self, Verdict};
 use hubbub::shard::{self, ServeError, Surroundings};
 use hubbub::store::offline::{self, Epochs, OfflineError};
@@ -34,6 +35,7 @@ fn run(invocation: &Invocation) -> Result<ExitCode, ConfigError> {
         Subcommand::CheckConfig { explain } => check_config(&loaded, *explain),
         Subcommand::Doctor => Ok(examine(&loaded)),
         Subcommand::Store(action) => Ok(tend_store(&loaded.config, action)),
+        Subcommand::Admin(call) => Ok(operate(&loaded.config, call)),
     }
 }
 
@@ -74,6 +76,16 @@ fn examine(loaded: &Loaded) -> ExitCode {
     let checks = doctor::examine(&doctor::facts(), &loaded.config);
     print!("{}", doctor::report(&checks));
     if checks.iter().any(|check| check.verdict == Verdict::Fatal) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn operate(config: &Config, call: &AdminCall) -> ExitCode {
+    match client::run(config, call) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            if matches!(error, ClientError::Unusable(_)) { ExitCode::from(UNUSABLE) } else { ExitCode::FAILURE }
+        }
+    }
 }
 
 fn tend_store(config: &Config, action: &StoreAction) -> ExitCode {

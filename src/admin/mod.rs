@@ -7,6 +7,7 @@
 
 mod api;
 mod backup;
+pub mod client;
 mod guard;
 mod keys;
 mod operator;

@@ -14,7 +14,6 @@ use super::api::{self, Api};
 use super::backup::Vault;
 use super::guard::{Guard, guard};
 use super::operator::Operator;
-use super::problem::Problem;
 use super::{Subject, profile};
 use crate::chat::log::LogHealth;
 use crate::store::StoreReader;
@@ -50,8 +49,8 @@ pub(super) fn router(subject: Subject, operator: Operator) -> Router {
 fn guarded(keys: Arc<Guard>) -> Router {
     Router::new()
         .route("/debug/pprof/profile", get(profile::profile).with_state(profile::Busy::default()))
-        .route("/api", any(missing_route))
-        .route("/api/{*path}", any(missing_route))
+        .route("/api", any(api::missing))
+        .route("/api/{*path}", any(api::missing))
         .route("/debug", any(missing))
         .route("/debug/{*path}", any(missing))
         .layer(middleware::from_fn_with_state(keys, guard))
@@ -86,10 +85,6 @@ async fn ready(State(health): State<Health>) -> (StatusCode, &'static str) {
 
 async fn openapi(State(document): State<Bytes>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], document)
-}
-
-async fn missing_route() -> Problem {
-    Problem::not_found("there is no such route: /api/v1/openapi.json names them all")
 }
 
 async fn missing() -> (StatusCode, &'static str) {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use crate::config::Config;
+use crate::config::admin_args::{self, AdminCall};
 use crate::config::settings::{self, Setting, Shape};
 
 /// What the command line asks for.
@@ -33,6 +34,8 @@ pub enum Subcommand {
     Doctor,
     /// Do something to the store of a server that does not run.
     Store(StoreAction),
+    /// Ask a running server something, or have it do something.
+    Admin(AdminCall),
 }
 
 /// What to do to a store. A file that is not named is standard output or input.
@@ -76,6 +79,7 @@ pub fn parse_arguments(arguments: impl IntoIterator<Item = OsString>) -> Result<
             Some((name, inner)) => (Subcommand::Store(store_action(name, inner)), inner),
             None => unreachable!("clap asks for one"),
         },
+        Some(("admin", inner)) => (Subcommand::Admin(admin_args::call(inner)), inner),
         Some((_, inner)) => (Subcommand::Serve, inner),
         None => (Subcommand::Serve, &matches),
     };
@@ -122,6 +126,7 @@ fn command() -> Command {
         .subcommand(Command::new("check-config").about("Check the configuration and end").arg(explain))
         .subcommand(Command::new("doctor").about("Check kernel and machine, and say what to mend"))
         .subcommand(store_command())
+        .subcommand(admin_args::command())
 }
 
 fn store_command() -> Command {
@@ -241,9 +246,16 @@ mod tests {
     #[test]
     fn help_names_what_exists_and_nothing_else() {
         let help = parse(&["--help"]).unwrap_err().to_string();
-        for name in
-            ["serve", "check-config", "doctor", "store", "--tcp-listen", "--limits-history-size", "HUBBUB_CONFIG"]
-        {
+        for name in [
+            "serve",
+            "check-config",
+            "doctor",
+            "store",
+            "admin",
+            "--tcp-listen",
+            "--limits-history-size",
+            "HUBBUB_CONFIG",
+        ] {
             assert!(help.contains(name), "{name}");
         }
         assert!(!help.contains("token") && !help.contains("  chat "), "{help}");

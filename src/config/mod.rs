@@ -6,6 +6,7 @@
 //! read is. What may change while the server runs,
 //! and what may not, is in `reload`.
 
+mod admin_args;
 mod args;
 mod explain;
 pub mod layout;
@@ -24,6 +25,7 @@ use crate::limits::Limits;
 use crate::policy::RoomPolicies;
 use crate::telemetry::log::LogFormat;
 
+pub use admin_args::{AdminBody, AdminCall};
 pub use args::{Invocation, StoreAction, Subcommand, parse_arguments};
 pub use explain::{Explained, explain, explained};
 pub use load::{ConfigError, Finding, Loaded, load};

@@ -78,7 +78,7 @@ pub(super) fn router(api: Api, vault: Option<backup::Vault>, keys: &Arc<Guard>) 
     let plain = plain.with_state(api).method_not_allowed_fallback(other_method).layer(limit()).layer(guarded());
     // A request of a batch is answered as if it had come by itself.
     let batch = Router::new()
-        .route(&format!("{BASE}{BATCH}"), post(batch::batch).with_state(plain.clone()))
+        .route(&format!("{BASE}{BATCH}"), post(batch::batch).with_state(plain.clone().fallback(missing)))
         .method_not_allowed_fallback(other_method)
         .layer(limit())
         .layer(guarded());
@@ -90,6 +90,10 @@ pub(super) fn router(api: Api, vault: Option<backup::Vault>, keys: &Arc<Guard>) 
         }
         None => router,
     }
+}
+
+pub(super) async fn missing() -> Problem {
+    Problem::not_found("there is no such route: /api/v1/openapi.json names them all")
 }
 
 async fn other_method() -> Problem {
