@@ -10,10 +10,11 @@ use crate::chat::Output;
 use crate::chat::audience::{AudienceId, Part};
 use crate::chat::exchange::{Count, Delivery, JoinTicket, JoinedReply, Refusal, Request, RoomRef, Seat};
 use crate::chat::operate::{OPERATOR, OrderReply};
-use crate::chat::session::{MemberState, Phase, Wait};
+use crate::chat::session::{Kind, MemberState, Phase, Wait};
 use crate::chat::state::State;
 use crate::ids::{ConnId, Seq};
-use crate::message::event::{Event, Message, Reply};
+use crate::message::close::{CloseReason, ErrorCode};
+use crate::message::event::{Event, KickNotice, Message, Reply};
 
 impl State {
     pub(super) fn on_delivery(&mut self, delivery: Delivery) {
@@ -39,7 +40,8 @@ impl State {
             Delivery::Replay { audience, conn, gap, messages, live, attempt } => {
                 self.on_replay((audience, conn), gap, messages, live, attempt);
             }
-            Delivery::Kicked { audience, conn, reason } => self.on_kicked(audience, conn, reason),
+            Delivery::Kicked { audience, conns, notice } => self.on_kicked(audience, &conns, &notice),
+            Delivery::RoomClosed { audience } => self.on_room_closed(audience),
             Delivery::Receipt { conn, room, seq, delivered, members } => {
                 if self.sessions.get(conn).is_some_and(|session| session.phase == Phase::Open) {
                     self.send(conn, Event::Receipt { room, seq, delivered, members });
@@ -47,7 +49,7 @@ impl State {
             }
             Delivery::Resumed { conn, session } => self.on_resumed(conn, session),
             Delivery::Reply { conn, id, outcome } => self.on_reply(conn, id, outcome),
-            Delivery::Rooms { gather, rooms } => self.on_rooms(gather, rooms),
+            Delivery::Rooms { gather, shard, rooms, reached } => self.on_rooms(gather, shard, rooms, reached),
             Delivery::Settled { conn } => self.answered(conn),
         }
     }
@@ -146,18 +148,50 @@ impl State {
         }
     }
 
-    /// The owner has put a member out of the room.
-    fn on_kicked(&mut self, id: AudienceId, conn: ConnId, reason: &'static str) {
+    /// The owner has put members out of the room.
+    fn on_kicked(&mut self, id: AudienceId, conns: &[ConnId], notice: &KickNotice) {
         let Some(room) = self.audiences.get(id.slot, id.generation).map(|audience| audience.name.clone()) else {
             return;
         };
-        let membership = self.sessions.get_mut(conn).and_then(|session| session.membership_in(id.slot));
-        // Who is joining has left meanwhile, and is meant no more.
-        if let Some((index, membership)) = membership
-            && membership.state != MemberState::Joining
-        {
-            self.send(conn, Event::Kicked { room, reason });
-            self.drop_membership(conn, index, false);
+        for &conn in conns {
+            let membership = self.sessions.get_mut(conn).and_then(|session| session.membership_in(id.slot));
+            // Who is joining has left meanwhile, and is meant no more.
+            if let Some((index, membership)) = membership
+                && membership.state != MemberState::Joining
+            {
+                self.send(conn, Event::Kicked { room: room.clone(), notice: Box::new(notice.clone()) });
+                self.drop_membership(conn, index, false);
+            }
+        }
+    }
+
+    /// The room was closed: everyone who has joined it is out.
+    fn on_room_closed(&mut self, id: AudienceId) {
+        let Some(audience) = self.audiences.get(id.slot, id.generation) else {
+            return;
+        };
+        let room = audience.name.clone();
+        let lists = [Part::Live, Part::Filtered, Part::Replaying].map(|part| audience.list(part).to_vec());
+        for conn in lists.concat() {
+            let membership = self.sessions.get_mut(conn).and_then(|session| session.membership_in(id.slot));
+            if let Some((index, _)) = membership {
+                self.send(conn, Event::Closed { room: room.clone() });
+                self.drop_membership(conn, index, false);
+            }
+        }
+    }
+
+    /// A member is told of presence no more.
+    pub(super) fn stop_presence(&mut self, conn: ConnId, slot: u32) {
+        let session = self.sessions.get_mut(conn);
+        let Some((_, membership)) = session.and_then(|session| session.membership_in(slot)) else {
+            return;
+        };
+        let is_listed = membership.presence && membership.list().is_some();
+        membership.presence = false;
+        let place = membership.presence_place;
+        if is_listed {
+            self.unlist(slot, Part::Presence, place);
         }
     }
 
@@ -218,6 +252,10 @@ impl State {
             {
                 self.give_seat(slot, number);
             }
+        }
+        if self.sessions.get(conn).is_some_and(|session| session.kind == Kind::Relay) {
+            let is_forbidden = refusal.code == ErrorCode::Forbidden;
+            return self.close(conn, if is_forbidden { CloseReason::Forbidden } else { CloseReason::TryAgainLater });
         }
         self.refuse(conn, ticket.id, refusal);
         self.answered(conn);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::access::{Action, Standing};
 use crate::chat::Handled;
 use crate::chat::audience::{Audience, AudienceId, Part};
 use crate::chat::exchange::{Draft, JoinRequest, JoinTicket, Refusal, Request, RoomId, RoomRef, Seat};
@@ -51,7 +52,7 @@ impl Seated {
     }
 }
 
-type Outcome = Result<Handled, Refusal>;
+pub(super) type Outcome = Result<Handled, Refusal>;
 
 impl State {
     pub(super) fn on_command(&mut self, conn: ConnId, command: Command<'_>) -> Handled {
@@ -85,15 +86,30 @@ impl State {
                 Ok(Handled::Done)
             }
             CommandBody::Pong => Ok(Handled::Done),
-            CommandBody::Connect(_) => Err(Refusal::new(
-                ErrorCode::BadRequest,
-                "already connected: open another connection to be someone else",
-            )),
+            CommandBody::Connect(connect) => self.refresh(conn, id, &connect),
+            CommandBody::Moderate { room, user, measure, for_ms } => {
+                self.moderate(conn, id, &room, &user, (measure, for_ms))
+            }
+            CommandBody::Close { room } => self.ask_to_close(conn, id, &room),
         };
-        outcome.unwrap_or_else(|refusal| {
+        self.conclude(conn, id, outcome)
+    }
+
+    /// What has come of a command: it is refused, or carried out, or comes again.
+    #[inline]
+    fn conclude(&mut self, conn: ConnId, id: Option<u64>, outcome: Outcome) -> Handled {
+        let handled = outcome.unwrap_or_else(|refusal| {
+            let is_rate = refusal.code == ErrorCode::RateLimited;
             self.refuse(conn, id, refusal);
+            if is_rate {
+                self.close_if_relentless(conn);
+            }
             Handled::Done
-        })
+        });
+        if handled == Handled::Done {
+            self.forget_verdict(conn);
+        }
+        handled
     }
 
     /// A room of the URL: like `join`, but one after the other, so that the answers come in the URL's order.
@@ -107,40 +123,8 @@ impl State {
             return self.block(conn, Wait::Answer);
         }
         let cause = JoinCause { id: None, say_ok: true, switch_from: None };
-        self.join(conn, &join, cause).unwrap_or_else(|refusal| {
-            self.refuse(conn, None, refusal);
-            Handled::Done
-        })
-    }
-
-    /// A frame of the relay. This is the shortest way through the core: no position, no history, nothing allocated.
-    pub(super) fn on_relay(&mut self, conn: ConnId, frame: Bytes) -> Handled {
-        self.stop_waiting(conn);
-        let Some(session) = self.sessions.get_mut(conn) else {
-            return Handled::Done;
-        };
-        session.heard_ms = self.now.ms();
-        let Some(membership) = session.memberships.first() else {
-            return Handled::Done;
-        };
-        let seat = Seat { number: membership.seat, conn };
-        let Some(audience) = self.audiences.at(membership.audience) else {
-            return Handled::Done;
-        };
-        let owner = audience.owner;
-        if let Some(wait) = self.full(owner) {
-            return self.block(conn, wait);
-        }
-        let room = match audience.room {
-            Some(room) if owner == self.here => {
-                self.relay_here(room, frame);
-                return Handled::Done;
-            }
-            Some(room) => RoomRef::Id(room),
-            None => RoomRef::Name(audience.name.clone()),
-        };
-        self.ask(conn, owner, false, Request::Relay { room, seat, frame });
-        Handled::Done
+        let outcome = self.join(conn, &join, cause);
+        self.conclude(conn, None, outcome)
     }
 
     /// What every command must pass. Some answer means that there is no more to do with it.
@@ -155,13 +139,14 @@ impl State {
             Phase::Open if session.kind != Kind::Relay => {}
             // The relay knows no commands.
             Phase::Open | Phase::Closing => return Some(Handled::Done),
-            Phase::Connecting if session.resuming.is_some() => return Some(self.block(conn, Wait::Answer)),
+            Phase::Connecting if session.awaits_identity() => return Some(self.block(conn, Wait::Answer)),
             Phase::Connecting => {
                 self.on_first_command(conn, id, body);
                 return Some(Handled::Done);
             }
         }
-        if session.switching || usize::from(session.unanswered) >= UNANSWERED_MAX {
+        let is_held = session.switching || session.awaits_identity();
+        if is_held || usize::from(session.unanswered) >= UNANSWERED_MAX {
             return Some(self.block(conn, Wait::Answer));
         }
         if self.drain.is_some() {
@@ -185,11 +170,19 @@ impl State {
             echo: publish.echo,
             receipt: publish.receipt,
         };
+        if self.is_guarded() {
+            let name = self.audiences.at(seated.audience).map(|audience| audience.name.clone());
+            if let Some(handled) = self.admit_message(conn, name, &draft)? {
+                return Ok(handled);
+            }
+        }
         if seated.owner == self.here
             && let Some(room) = seated.room
-            && let Some(sender) = self.sessions.get(conn).and_then(|session| session.user().cloned())
         {
-            if let Published::Answered(outcome) = self.publish_here(room, (self.here, conn), id, sender, draft) {
+            let (room, sender) = self.allowed(self.here, &RoomRef::Id(room), seated.seat, Action::Send)?;
+            if let Some(sender) = sender
+                && let Published::Answered(outcome) = self.publish_here(room, (self.here, conn), id, sender, draft)
+            {
                 self.reply(self.here, conn, id, outcome);
             }
             return Ok(Handled::Done);
@@ -218,15 +211,28 @@ impl State {
         if let Some(user) = self.sessions.get(conn).and_then(|session| session.user().cloned()) {
             let key = key.map(|key| Arc::from(key.as_ref()));
             let draft = Draft { content: owned(content), key, tag: None, echo: true, receipt: false };
+            if self.is_guarded()
+                && let Some(handled) = self.admit_message(conn, Some(room.clone()), &draft)?
+            {
+                return Ok(handled);
+            }
             self.ask(conn, owner, id.is_some(), Request::Direct { room, conn, user, id, draft });
         }
         Ok(Handled::Done)
     }
 
     fn signal(&mut self, conn: ConnId, id: Option<u64>, room: &str, content: Cow<'_, [u8]>) -> Outcome {
-        self.about_room(conn, id.is_some(), room, |room, seat| {
-            Some(Request::Signal { room, seat, id, content: owned(content) })
-        })
+        let seated = self.seated(conn, room)?;
+        if let Some(wait) = seated.wait().or_else(|| self.full(seated.owner)) {
+            return Ok(self.block(conn, wait));
+        }
+        if self.is_guarded() {
+            self.admit_signal(conn, content.len())?;
+        }
+        let (room, seat) = (self.room_ref(&seated), seated.seat);
+        let request = Request::Signal { room, seat, id, content: owned(content) };
+        self.ask(conn, seated.owner, id.is_some(), request);
+        Ok(Handled::Done)
     }
 
     fn history(&mut self, conn: ConnId, id: Option<u64>, room: &str, from: HistoryFrom, limit: Option<u64>) -> Outcome {
@@ -249,7 +255,7 @@ impl State {
 
     /// Asks a room's owner something that only members may. A request that is not made, because nobody would read
     /// its answer, is still refused to others.
-    fn about_room(
+    pub(super) fn about_room(
         &mut self,
         conn: ConnId,
         answered: bool,
@@ -292,9 +298,13 @@ impl State {
                 message: format!("a connection may be in {ROOMS_PER_CONNECTION_MAX} rooms: leave one first").into(),
             });
         }
+        let standing = self.standing_to_join(conn, &name)?;
         let owner = placement::owner(name.placement_hash(), self.config.shards);
         if let Some(wait) = self.full(owner) {
             return Ok(self.block(conn, wait));
+        }
+        if let Some(handled) = self.admit_join(conn, &name)? {
+            return Ok(handled);
         }
         if cause.switch_from.is_some()
             && let Some(session) = self.sessions.get_mut(conn)
@@ -302,7 +312,7 @@ impl State {
             session.switching = true;
         }
         let ticket = JoinTicket { id: cause.id, say_ok: cause.say_ok, switch_from: cause.switch_from, resumed: false };
-        self.ask_to_join(conn, name, owner, join, ticket);
+        self.ask_to_join(conn, name, owner, join, (standing, ticket));
         Ok(Handled::Done)
     }
 
@@ -313,13 +323,15 @@ impl State {
         name: RoomName,
         owner: ShardId,
         join: &Join<'_>,
-        ticket: JoinTicket,
+        (standing, ticket): (Standing, JoinTicket),
     ) {
         let id = self.audience_of(name, owner);
         let (Some(audience), Some(session)) = (self.audiences.at_mut(id.slot), self.sessions.get_mut(conn)) else {
             return;
         };
         let seat = Seat { number: audience.take_seat(), conn };
+        // Who may not see presence joins without it.
+        let presence = join.presence && standing.settle(false).1.has(Action::Presence);
         let tags: Box<[Arc<str>]> = join.tags.iter().map(|tag| Arc::from(tag.as_ref())).collect();
         session.memberships.push(Membership {
             audience: id.slot,
@@ -328,7 +340,7 @@ impl State {
             place: 0,
             presence_place: 0,
             state: MemberState::Joining,
-            presence: join.presence,
+            presence,
             ack: join.ack,
             tags: (!tags.is_empty()).then_some(tags),
         });
@@ -338,10 +350,11 @@ impl State {
             room: audience.name.clone(),
             audience: id,
             seat,
-            user: session.user().cloned(),
+            user: session.user().filter(|_| session.kind != Kind::Relay).cloned(),
+            standing,
             since: join.since,
             history: join.history,
-            presence: join.presence,
+            presence,
             ack: join.ack,
             ticket,
         };

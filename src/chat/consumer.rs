@@ -98,7 +98,7 @@ impl Consumer {
             let count = self.outstanding.iter().skip(index).take_while(same).count();
             return Next::Again { after: Seq(first.seq.0 - 1), count, attempt: first.attempt + 1 };
         }
-        let room = ACK_WINDOW.saturating_sub(self.outstanding.len());
+        let room = limits.unacknowledged_max.saturating_sub(self.outstanding.len());
         if more && room > 0 { Next::New(room) } else { Next::Wait(self.next_due_ms()) }
     }
 

@@ -66,6 +66,13 @@ impl State {
             self.deliver(from, Delivery::JoinRefused { audience, conn, ticket, refusal: UNREADABLE });
             return self.settle_room(id);
         };
+        if let Err(refusal) = self.admits(id, &join) {
+            self.refuse_request(from, crate::chat::exchange::Request::Join(join), refusal);
+            return self.settle_room(id);
+        }
+        let Some(log) = self.rooms.get_mut(id.slot, id.generation).and_then(|room| room.log.as_mut()) else {
+            return;
+        };
         if let Some(user) = &join.user
             && (ack.is_some() || read.is_some())
         {

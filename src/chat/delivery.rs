@@ -221,6 +221,8 @@ fn counts(request: &Request) -> bool {
         | Request::ReplayNext { .. }
         | Request::Settle { .. }
         | Request::Resume { .. }
+        | Request::Standing { .. }
+        | Request::Rooms { again: true, .. }
         | Request::Received { .. } => false,
         // A connection of the relay joins once in its life, and has nobody to tell that it should wait.
         Request::Join(join) => join.user.is_some() && !join.ticket.resumed,
@@ -230,7 +232,10 @@ fn counts(request: &Request) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::access::Identity;
 
     const THERE: ShardId = ShardId(1);
 
@@ -243,7 +248,8 @@ mod tests {
     }
 
     fn rooms() -> Request {
-        Request::Rooms { gather: 0, after: None, limit: 1 }
+        let identity = Arc::new(Identity::named(crate::ids::UserName::new("ann").unwrap()));
+        Request::Rooms { gather: 0, identity, again: false, after: None, limit: 1 }
     }
 
     #[test]

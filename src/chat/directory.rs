@@ -5,14 +5,17 @@
 
 use std::borrow::Cow;
 use std::ops::Bound;
+use std::sync::Arc;
 
+use crate::access::Identity;
 use crate::chat::Handled;
 use crate::chat::commands::{bad_name, page_limit};
 use crate::chat::exchange::{Refusal, Request};
+use crate::chat::lifecycle::Timer;
 use crate::chat::session::Wait;
 use crate::chat::state::State;
 use crate::ids::{ConnId, Namespace, RoomName, ShardId};
-use crate::limits::ROOM_GATHERS_MAX;
+use crate::limits::{ROOM_GATHERS_MAX, ROOMS_LISTED_PER_STEP};
 use crate::message::close::ErrorCode;
 use crate::message::command::PAGE_LIMIT_DEFAULT;
 use crate::message::event::{Event, Reply, RoomSummary};
@@ -28,7 +31,11 @@ pub(super) struct Gathers {
 struct Gather {
     conn: ConnId,
     id: u64,
+    /// For whom: only rooms that it may enter.
+    identity: Arc<Identity>,
     limit: usize,
+    /// Up to where this shard has looked, while it has not looked at all of its rooms.
+    own: Option<RoomName>,
     /// Shards that have not answered.
     missing: u16,
     /// In order, one more than fits the page at most.
@@ -59,40 +66,80 @@ impl State {
         if self.gathers.open.len() >= ROOM_GATHERS_MAX {
             return Err(Refusal::new(ErrorCode::Overloaded, "too many lists of rooms are being made: ask again later"));
         }
-        let rooms = self.rooms_here(after.as_ref(), limit);
-        let gather = Gather { conn, id, limit, missing: self.config.shards - 1, rooms };
+        let Some(identity) = self.sessions.get(conn).and_then(|session| session.identity().cloned()) else {
+            return Ok(Handled::Done);
+        };
+        let (rooms, own) = self.rooms_here(&identity, after.as_ref(), limit);
+        let others = (0..self.config.shards).map(ShardId).filter(|shard| *shard != self.here);
+        let missing = self.config.shards - 1 + u16::from(own.is_some());
+        let gather = Gather { conn, id, identity: Arc::clone(&identity), limit, own, missing, rooms };
         if gather.missing == 0 {
             self.send_rooms(gather);
             return Ok(Handled::Done);
         }
         let number = self.gathers.asked;
         self.gathers.asked += 1;
+        if gather.own.is_some() {
+            self.wheel.schedule(self.now.ms(), Timer::Rooms(number));
+        }
         self.gathers.open.insert(number, gather);
         if let Some(session) = self.sessions.get_mut(conn) {
             session.gathering = true;
             session.unanswered += 1;
         }
-        for shard in (0..self.config.shards).map(ShardId).filter(|shard| *shard != self.here) {
-            self.lanes.push_request(shard, Request::Rooms { gather: number, after: after.clone(), limit });
+        for shard in others {
+            let (identity, after) = (Arc::clone(&identity), after.clone());
+            self.lanes.push_request(shard, Request::Rooms { gather: number, identity, again: false, after, limit });
         }
         Ok(Handled::Done)
     }
 
-    /// The rooms of this shard after that name, one more than `limit` at most.
-    pub(super) fn rooms_here(&self, after: Option<&RoomName>, limit: usize) -> Vec<RoomSummary> {
+    /// The rooms of this shard after that name, one more than `limit` at most; and where it stopped if it has not looked
+    /// at all that there are: so many may be hidden from one user that a shard would stand still.
+    pub(super) fn rooms_here(
+        &self,
+        identity: &Identity,
+        after: Option<&RoomName>,
+        limit: usize,
+    ) -> (Vec<RoomSummary>, Option<RoomName>) {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let rooms = self.room_by_name.range::<RoomName, _>((start, Bound::Unbounded));
-        let chat = rooms.take_while(|(name, _)| name.namespace() == Namespace::Chat);
-        let summary = |(name, id): (&RoomName, &crate::chat::exchange::RoomId)| {
-            let people = self.rooms.get(id.slot, id.generation)?.people.as_ref()?;
-            Some(RoomSummary { room: name.clone(), members: people.count() })
-        };
-        let listed = chat.filter(|(name, _)| name.inbox_of().is_none());
-        listed.filter_map(summary).take(limit + 1).collect()
+        let mut listed = Vec::new();
+        for (looked_at, (name, id)) in rooms.enumerate() {
+            if name.namespace() != Namespace::Chat || listed.len() > limit {
+                break;
+            }
+            let people = self.rooms.get(id.slot, id.generation).and_then(|room| room.people.as_ref());
+            if let Some(people) = people
+                && name.inbox_of().is_none()
+                && self.config.permissions.standing(identity, name).may_join()
+            {
+                listed.push(RoomSummary { room: name.clone(), members: people.count() });
+            }
+            if looked_at + 1 == ROOMS_LISTED_PER_STEP {
+                return (listed, Some(name.clone()));
+            }
+        }
+        (listed, None)
     }
 
-    /// One shard's part has come.
-    pub(super) fn on_rooms(&mut self, number: u64, rooms: Vec<RoomSummary>) {
+    /// This shard goes on with its own part of a list.
+    pub(super) fn go_on_listing(&mut self, number: u64) {
+        let Some(gather) = self.gathers.open.get(&number) else {
+            return;
+        };
+        let (rooms, reached) = self.rooms_here(&gather.identity, gather.own.as_ref(), gather.limit);
+        self.on_rooms(number, self.here, rooms, reached);
+    }
+
+    /// One shard's part has come, or some of it.
+    pub(super) fn on_rooms(
+        &mut self,
+        number: u64,
+        shard: ShardId,
+        rooms: Vec<RoomSummary>,
+        reached: Option<RoomName>,
+    ) {
         let Some(gather) = self.gathers.open.get_mut(&number) else {
             debug_assert!(false, "only what was asked is answered");
             return;
@@ -100,6 +147,17 @@ impl State {
         gather.rooms.extend(rooms);
         gather.rooms.sort_unstable_by(|a, b| a.room.cmp(&b.room));
         gather.rooms.truncate(gather.limit + 1);
+        // What lies beyond a full page is of no interest.
+        let last = gather.rooms.get(gather.limit).map(|summary| &summary.room);
+        if let Some(reached) = reached.filter(|reached| last.is_none_or(|last| last > reached)) {
+            let (identity, limit) = (Arc::clone(&gather.identity), gather.limit);
+            if shard == self.here {
+                gather.own = Some(reached);
+                return self.wheel.schedule(self.now.ms(), Timer::Rooms(number));
+            }
+            let request = Request::Rooms { gather: number, identity, again: true, after: Some(reached), limit };
+            return self.lanes.push_request(shard, request);
+        }
         gather.missing -= 1;
         if gather.missing > 0 {
             return;

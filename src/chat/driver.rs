@@ -12,7 +12,7 @@ use bytes::Bytes;
 use crate::chat::exchange::{Delivery, Refusal, Request};
 use crate::chat::log::{LogAnswer, LogEvent, LogFailure};
 use crate::chat::operate::OrderReply;
-use crate::chat::{AudienceId, ConnKind, Consults, CoreConfig, Handled, Input, Output, State};
+use crate::chat::{AudienceId, ConnKind, Consults, CoreConfig, Handled, Input, Output, Question, State};
 use crate::clock::Time;
 use crate::ids::{ConnId, Epoch, Member, Seq, ShardId};
 use crate::limits::Limits;
@@ -38,6 +38,10 @@ pub(super) struct World {
     pub(super) answers: Vec<(u64, Result<OrderReply, Refusal>)>,
     /// When pings were sent, in seconds.
     pub(super) pings: Vec<u64>,
+    /// Who is to be identified: token, name, and whether it is known already.
+    pub(super) strangers: VecDeque<(Member, Option<Box<str>>, Option<Box<str>>, bool)>,
+    /// What the application is asked.
+    pub(super) questions: VecDeque<(Member, Question)>,
 }
 
 /// What one client knows.
@@ -105,6 +109,8 @@ impl World {
             answers_pings: false,
             answers: Vec::new(),
             pings: Vec::new(),
+            strangers: VecDeque::new(),
+            questions: VecDeque::new(),
         }
     }
 
@@ -347,7 +353,10 @@ impl World {
                     }
                 }
                 Output::Answered { ticket, outcome } => self.answers.push((ticket, outcome)),
-                Output::Identify { .. } | Output::Consult { .. } => {}
+                Output::Identify { conn, token, name, refresh } => {
+                    self.strangers.push_back((member(conn), token, name, refresh));
+                }
+                Output::Consult { conn, question } => self.questions.push_back((member(conn), question)),
                 Output::Unblocked { conn } => {
                     if let Some(client) = self.clients.get_mut(&member(conn)) {
                         assert!(client.blocked, "only who is blocked is unblocked");
@@ -432,7 +441,12 @@ fn line(event: &Event) -> String {
         Event::Receipt { room, seq, delivered, members } => {
             format!("receipt {}:{} {delivered}/{members}", room.as_str(), seq.0)
         }
-        Event::Kicked { room, reason } => format!("kicked {} {reason}", room.as_str()),
+        Event::Kicked { room, notice } => {
+            let by = notice.by.as_ref().map_or(String::new(), |by| format!(" by {}", by.as_str()));
+            let until = notice.until_unix_ms.map_or(String::new(), |until| format!(" until {until}"));
+            format!("kicked {} {}{by}{until}", room.as_str(), notice.reason)
+        }
+        Event::Closed { room } => format!("closed {}", room.as_str()),
         Event::Signal(signal) => {
             format!(
                 "signal {} {} {}",

@@ -12,13 +12,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::access::{Identity, Standing};
 use crate::chat::audience::AudienceId;
+pub use crate::chat::entry::{JoinRequest, JoinTicket, JoinedReply};
 use crate::chat::log::{CursorKind, SessionRecord};
 use crate::chat::operate::{OPERATOR, RoomOrder};
-use crate::ids::{ConnId, RoomName, Seq, SessionId, UserName};
+use crate::ids::{ConnId, RoomName, Seq, SessionId, ShardId, UserName};
 use crate::message::close::ErrorCode;
-use crate::message::command::{HistoryFrom, Position};
-use crate::message::event::{Joined, Message, Presence, Reply, RoomSummary, Signal};
+use crate::message::command::{HistoryFrom, Measure};
+use crate::message::event::{KickNotice, Message, Presence, Reply, RoomSummary, Signal};
 
 /// A room in its owner's table. The generation tells apart rooms that used the same slot in turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -182,10 +184,45 @@ pub enum Request {
         /// Who.
         seat: Seat,
     },
+    /// Act on a user of a room. Answered like a message.
+    Moderate {
+        /// Which room.
+        room: RoomRef,
+        /// Who asks for it.
+        seat: Seat,
+        /// The command's tag.
+        id: Option<u64>,
+        /// What is to be done.
+        order: Box<Order>,
+    },
+    /// End all memberships of a room. Answered like a message.
+    CloseRoom {
+        /// Which room.
+        room: RoomRef,
+        /// Who asks for it.
+        seat: Seat,
+        /// The command's tag.
+        id: Option<u64>,
+    },
+    /// A member is and may do something else from now on. Answered by [`Delivery::Settled`]; at most one for each
+    /// membership and fresh token, never counted against a queue's bound.
+    Standing {
+        /// Which room.
+        room: RoomRef,
+        /// Who.
+        seat: Seat,
+        /// What it is and may do.
+        standing: Standing,
+    },
     /// List rooms that live here. Answered by [`Delivery::Rooms`].
     Rooms {
         /// The asker's own number for its question.
         gather: u64,
+        /// For whom: only rooms that it may enter.
+        identity: Arc<Identity>,
+        /// It goes on from where the last answer ended: then it does not count against the queue's bound, for there is
+        /// one at a time for each list.
+        again: bool,
         /// Begin after this name.
         after: Option<RoomName>,
         /// Most rooms.
@@ -218,7 +255,10 @@ impl Request {
             | Self::Delete { room, .. }
             | Self::Cursor { room, .. }
             | Self::History { room, .. }
-            | Self::Presence { room, .. } => Some(room),
+            | Self::Presence { room, .. }
+            | Self::Moderate { room, .. }
+            | Self::CloseRoom { room, .. }
+            | Self::Standing { room, .. } => Some(room),
             Self::Join(_)
             | Self::Direct { .. }
             | Self::Relay { .. }
@@ -237,6 +277,8 @@ impl Request {
             Self::Publish { seat, id, .. }
             | Self::Signal { seat, id, .. }
             | Self::Cursor { seat, id, .. }
+            | Self::Moderate { seat, id, .. }
+            | Self::CloseRoom { seat, id, .. }
             | Self::Delete { seat, id, .. } => Some((seat.conn, *id)),
             Self::Direct { conn, id, .. } => Some((*conn, *id)),
             Self::Operate { ticket, .. } => Some((OPERATOR, Some(*ticket))),
@@ -246,41 +288,15 @@ impl Request {
     }
 }
 
-/// What a join asks for.
-#[derive(Debug)]
-pub struct JoinRequest {
-    /// The room's name.
-    pub room: RoomName,
-    /// The audience on the member's shard, to which the owner sends what everyone there gets.
-    pub audience: AudienceId,
-    /// The member.
-    pub seat: Seat,
-    /// Who it is; absent in the relay.
-    pub user: Option<UserName>,
-    /// Where the member left off.
-    pub since: Option<Position>,
-    /// Without `since`: how many of the latest messages to replay.
-    pub history: u64,
-    /// Whether it wants presence pushed.
-    pub presence: bool,
-    /// Whether it acknowledges what it gets.
-    pub ack: bool,
-    /// Handed back with the answer.
-    pub ticket: JoinTicket,
-}
-
-/// What the member's shard needs to know again when a join is answered.
-#[derive(Clone, Copy, Debug)]
-pub struct JoinTicket {
-    /// The command's tag.
-    pub id: Option<u64>,
-    /// Whether to say `ok` (a join from the URL gets one without a tag).
-    pub say_ok: bool,
-    /// The audience that is left when this join succeeds.
-    pub switch_from: Option<AudienceId>,
-    /// Whether it belongs to a session that goes on. Such joins come all at once, and do not count against a queue's
-    /// bound.
-    pub resumed: bool,
+/// What a member wants done to a user.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// To whom.
+    pub user: UserName,
+    /// What.
+    pub measure: Measure,
+    /// How long it lasts, in milliseconds; `None`: without end.
+    pub for_ms: Option<u64>,
 }
 
 /// A message before its room has given it a place.
@@ -387,14 +403,19 @@ pub enum Delivery {
         /// How often these messages have been sent to this member, this time included.
         attempt: u32,
     },
-    /// A member is out of the room without having asked for it.
+    /// Members are out of the room without having asked for it.
     Kicked {
         /// Which audience.
         audience: AudienceId,
         /// Who.
-        conn: ConnId,
+        conns: Vec<ConnId>,
         /// Why.
-        reason: &'static str,
+        notice: Box<KickNotice>,
+    },
+    /// Everyone of an audience is out of the room, for it was closed.
+    RoomClosed {
+        /// Which audience.
+        audience: AudienceId,
     },
     /// How many have a message, for its sender.
     Receipt {
@@ -429,8 +450,12 @@ pub enum Delivery {
     Rooms {
         /// Which question.
         gather: u64,
+        /// By whom.
+        shard: ShardId,
         /// In the order of names.
         rooms: Vec<RoomSummary>,
+        /// Up to where it has looked, if there is more.
+        reached: Option<RoomName>,
     },
     /// Answers [`Request::Settle`].
     Settled {
@@ -449,21 +474,4 @@ pub enum Count {
     All,
     /// They are, but for the sender.
     Others(ConnId),
-}
-
-/// How a join succeeded.
-#[derive(Debug)]
-pub struct JoinedReply {
-    /// Which audience.
-    pub audience: AudienceId,
-    /// The member.
-    pub seat: Seat,
-    /// The room's place at its owner.
-    pub room: RoomId,
-    /// What the client is told; absent in the relay.
-    pub joined: Option<Joined>,
-    /// As it was given.
-    pub ticket: JoinTicket,
-    /// Whether there is nothing to replay. Otherwise a [`Delivery::Replay`] follows by itself.
-    pub live: bool,
 }

@@ -14,7 +14,7 @@ use crate::chat::room::Room;
 use crate::chat::state::State;
 use crate::ids::{RoomName, Seq, ShardId, UserName};
 use crate::limits::{AWAY_PER_ROOM_MAX, REPLAY_CHUNK_BYTES, REPLAY_CHUNK_MESSAGES};
-use crate::message::event::Message;
+use crate::message::event::{KickNotice, Message};
 
 /// Messages that are being read for a consumer.
 #[derive(Clone, Copy, Debug)]
@@ -341,8 +341,8 @@ impl State {
             self.rest_consumer(id, at.0, at.1, &consumer);
         }
         if let Some(audience) = audience {
-            let reason = "consumer_replaced";
-            self.deliver(at.0, Delivery::Kicked { audience, conn: at.1.conn, reason });
+            let notice = Box::new(KickNotice::new("consumer_replaced"));
+            self.deliver(at.0, Delivery::Kicked { audience, conns: vec![at.1.conn], notice });
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::chat::audience::Part;
 use crate::chat::room::Room;
-use crate::chat::session::{Identity, MemberState, Phase, Wait};
+use crate::chat::session::{MemberState, Phase, Wait, Who};
 use crate::chat::state::State;
 use crate::ids::{ConnId, Namespace};
 
@@ -13,6 +13,7 @@ impl State {
         self.lanes.check();
         self.journal.check();
         self.check_homes();
+        self.sanctions.check();
         self.check_sessions();
         self.check_audiences();
         self.check_rooms();
@@ -33,8 +34,8 @@ impl State {
             assert_eq!(usize::from(session.replaying), replaying, "replays are counted");
             assert!(session.unanswered >= session.joining || session.phase == Phase::Closing);
             match session.phase {
-                Phase::Connecting => assert!(matches!(session.identity, Identity::Pending(_))),
-                Phase::Open => assert!(!matches!(session.identity, Identity::Pending(_))),
+                Phase::Connecting => assert!(matches!(session.who, Who::Pending(_))),
+                Phase::Open => assert!(!matches!(session.who, Who::Pending(_))),
                 Phase::Closing => assert!(session.memberships.is_empty() || !self.deferred.is_empty()),
             }
             assert!(session.phase != Phase::Connecting || session.memberships.is_empty());

@@ -5,18 +5,16 @@
 
 use std::time::Duration;
 
-use crate::chat::auth;
-use crate::chat::exchange::{JoinTicket, Refusal, Request, RoomId, Seat};
-use crate::chat::placement;
+use crate::chat::exchange::{Refusal, Request, RoomId, Seat};
 use crate::chat::random::{Random, mix};
-use crate::chat::session::{Farewell, Identity, Kind, Phase, Session, Wait};
+use crate::chat::session::{Farewell, Kind, Newcomer, Phase, Session, Wait, Who};
 use crate::chat::state::{Deferred, State};
 use crate::chat::{ConnKind, Output};
-use crate::ids::{ConnId, Member, Namespace, RoomName, ShardId, UserName};
-use crate::limits::{DEADLINES_PER_TICK_MAX, DRAIN_BATCH, ROOMS_PER_CONNECTION_MAX, UNANSWERED_MAX};
+use crate::ids::{ConnId, ShardId};
+use crate::limits::{DEADLINES_PER_TICK_MAX, DRAIN_BATCH};
 use crate::message::close::{CloseReason, ErrorCode};
-use crate::message::command::{CommandBody, Connect, Join};
-use crate::message::event::{Event, Welcome, WelcomeLimits};
+use crate::message::command::CommandBody;
+use crate::message::event::Event;
 
 /// What becomes due.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +33,12 @@ pub(super) enum Timer {
     Receipts(RoomId),
     /// A session has been without a connection for too long.
     Sessions,
+    /// A connection's token expires.
+    Expiry(ConnId),
+    /// Sanctions may be over.
+    Sanctions,
+    /// A list of rooms goes on.
+    Rooms(u64),
     /// The next step of the drain.
     Drain,
 }
@@ -51,20 +55,19 @@ pub(super) struct Drain {
 impl State {
     pub(super) fn on_opened(&mut self, conn: ConnId, kind: ConnKind, entropy: u128) {
         let now_ms = self.now.ms();
-        let (spoken, identity) = match &kind {
-            ConnKind::Relay { .. } => (Kind::Relay, Identity::Relay),
-            ConnKind::Chat { ping_as_event, .. } => {
-                let identity = Identity::Pending([entropy as u64, (entropy >> 64) as u64]);
-                (Kind::Chat { ping_as_event: *ping_as_event }, identity)
-            }
+        let pending = || Who::Pending(Box::new(Newcomer { entropy, refusals: 0 }));
+        let (spoken, who) = match &kind {
+            ConnKind::Relay { .. } if self.config.consults.connect => (Kind::Relay, pending()),
+            ConnKind::Relay { .. } => (Kind::Relay, Who::Nobody),
+            ConnKind::Chat { ping_as_event, .. } => (Kind::Chat { ping_as_event: *ping_as_event }, pending()),
         };
-        self.sessions.insert(conn, Session::new(conn, spoken, identity, now_ms));
+        self.sessions.insert(conn, Session::new(conn, spoken, who, now_ms));
         if self.drain.is_some() {
             return self.close(conn, CloseReason::Restart);
         }
         match kind {
-            ConnKind::Relay { room, token: _ } => self.open_relay(conn, &room),
-            ConnKind::Chat { connect: Some(connect), .. } => self.connect(conn, None, &connect),
+            ConnKind::Relay { room, token } => self.connect_relay(conn, &room, token),
+            ConnKind::Chat { connect: Some(connect), .. } => self.connect(conn, None, &connect, true),
             ConnKind::Chat { connect: None, .. } => {}
         }
         let first = now_ms + self.heartbeat_gap(conn, 0);
@@ -76,9 +79,9 @@ impl State {
     /// A command came before the connection was open.
     pub(super) fn on_first_command(&mut self, conn: ConnId, id: Option<u64>, body: &CommandBody<'_>) {
         if let CommandBody::Connect(connect) = body {
-            return self.connect(conn, id, connect);
+            return self.connect(conn, id, connect, false);
         }
-        let text = "send `connect` first, with a `name`: this connection has none yet";
+        let text = "send `connect` first: it is not known yet who this is";
         self.refuse(conn, id, Refusal::new(ErrorCode::Unauthorized, text));
     }
 
@@ -95,7 +98,7 @@ impl State {
         let Some(session) = self.sessions.get_mut(conn) else {
             return;
         };
-        if session.phase == Phase::Connecting && session.resuming.is_none() {
+        if session.phase == Phase::Connecting && session.awaits.is_none() {
             return self.close(conn, farewell.reason);
         }
         session.farewell.get_or_insert(farewell);
@@ -151,6 +154,9 @@ impl State {
                 Some(Timer::Redeliver(room, from, seat)) => self.redeliver(room, from, seat),
                 Some(Timer::Receipts(room)) => self.receipts_due(room),
                 Some(Timer::Sessions) => self.end_sessions(),
+                Some(Timer::Expiry(conn)) => self.check_expiry(conn),
+                Some(Timer::Sanctions) => self.sweep_sanctions(),
+                Some(Timer::Rooms(gather)) => self.go_on_listing(gather),
                 Some(Timer::Drain) => self.drain_step(),
                 None => return,
             }
@@ -163,62 +169,6 @@ impl State {
             self.drain = Some(Drain { retry_after_max_ms, next_slot: 0, random });
             self.drain_step();
         }
-    }
-
-    fn open_relay(&mut self, conn: ConnId, room: &str) {
-        let Ok(name) = RoomName::new(Namespace::Relay, room) else {
-            return self.close(conn, CloseReason::ProtocolError);
-        };
-        let owner = placement::owner(name.placement_hash(), self.config.shards);
-        let ticket = JoinTicket { id: None, say_ok: false, switch_from: None, resumed: false };
-        self.ask_to_join(conn, name, owner, &Join::default(), ticket);
-    }
-
-    fn connect(&mut self, conn: ConnId, id: Option<u64>, connect: &Connect<'_>) {
-        let Some(session) = self.sessions.get_mut(conn) else {
-            return;
-        };
-        let Identity::Pending([low, high]) = session.identity else {
-            return;
-        };
-        let entropy = u128::from(high) << 64 | u128::from(low);
-        let named = connect.name.is_some() || connect.token.is_some();
-        let user = match auth::identify(connect.token.as_deref(), connect.name.as_deref(), entropy) {
-            Ok(identity) => identity.user,
-            Err(refusal) => return self.refuse(conn, id, refusal),
-        };
-        if connect.resume.is_some() {
-            return self.ask_to_resume(conn, id, connect, named.then_some(user));
-        }
-        self.welcome(conn, id, user, None);
-    }
-
-    /// The connection is this user's from here on. `resumed`: whether the session it asked for goes on.
-    pub(super) fn welcome(&mut self, conn: ConnId, id: Option<u64>, user: UserName, resumed: Option<bool>) {
-        let Some(session) = self.sessions.get_mut(conn) else {
-            return;
-        };
-        let Identity::Pending([low, high]) = session.identity else {
-            return;
-        };
-        session.identity = Identity::User(user.clone());
-        session.phase = Phase::Open;
-        let secret = self.begin_session(conn, u128::from(high) << 64 | u128::from(low));
-        let limits = &self.config.limits;
-        let body = Welcome {
-            connection: Member { shard: self.here, conn }.to_string(),
-            user,
-            session: secret,
-            heartbeat_ms: millis(limits.heartbeat_interval),
-            limits: WelcomeLimits {
-                message_bytes: limits.max_message_bytes,
-                rooms: ROOMS_PER_CONNECTION_MAX,
-                unanswered: UNANSWERED_MAX,
-            },
-            node: self.config.node.clone(),
-            resumed,
-        };
-        self.send(conn, Event::Welcome { id, body: Box::new(body) });
     }
 
     pub(super) fn close(&mut self, conn: ConnId, reason: CloseReason) {
@@ -240,8 +190,13 @@ impl State {
         let Some(session) = self.sessions.get_mut(conn) else {
             return;
         };
+        let expiry = session.identity().and_then(|identity| identity.expires_unix_ms);
+        let expiry = expiry.map_or(u64::MAX, |expires| now + expires.saturating_sub(self.now.unix_ms));
         let next = match session.phase {
             Phase::Closing => return,
+            Phase::Open if expiry <= now => return self.close(conn, CloseReason::TokenExpired),
+            // Whoever is asked who it is takes a time of its own.
+            Phase::Connecting if session.awaits_identity() => now + handshake,
             Phase::Connecting if now >= session.asked_ms + handshake => {
                 return self.close(conn, CloseReason::HandshakeTimeout);
             }
@@ -265,7 +220,7 @@ impl State {
                 }
             }
         };
-        self.wheel.schedule(next, Timer::Conn(conn));
+        self.wheel.schedule(next.min(expiry), Timer::Conn(conn));
     }
 
     /// Asks for a sign of life. The answer is when to look for it.
@@ -345,7 +300,7 @@ impl State {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     duration.as_millis() as u64
 }
 

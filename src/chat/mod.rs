@@ -8,6 +8,7 @@ mod arena;
 mod arrivals;
 pub mod audience;
 pub mod auth;
+mod buckets;
 mod commands;
 mod consumer;
 mod cursors;
@@ -15,15 +16,18 @@ mod delivery;
 mod directory;
 #[cfg(test)]
 mod driver;
+pub mod entry;
 pub mod exchange;
 mod feeding;
 mod history;
+mod identity;
 mod invariants;
 mod journal;
 mod keeping;
 mod keys;
 mod lifecycle;
 pub mod log;
+mod moderation;
 pub mod operate;
 pub mod outbox;
 mod owner;
@@ -33,9 +37,13 @@ mod publish;
 mod random;
 mod recall;
 mod receipts;
+mod relay;
+mod replay;
 mod resume;
+mod rights;
 mod room;
 mod room_log;
+mod sanctions;
 mod session;
 pub mod state;
 #[cfg(test)]
@@ -55,6 +63,7 @@ use crate::message::event::Event;
 use crate::policy::RoomPolicies;
 
 pub use audience::AudienceId;
+pub use buckets::Limited;
 pub use exchange::{Delivery, Refusal, Request};
 pub use state::{Counts, State};
 

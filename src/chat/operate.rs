@@ -10,15 +10,16 @@ use std::ops::Bound;
 
 use crate::chat::Output;
 use crate::chat::exchange::{Draft, Refusal, Request, RoomId};
-use crate::chat::log::LetterOrder;
+use crate::chat::journal::{Answer, Waiter};
+use crate::chat::log::{LetterOrder, SanctionRecord, Scope};
 use crate::chat::publish::{NOT_MEMBER, Published};
 use crate::chat::room::Room;
 use crate::chat::session::Phase;
 use crate::chat::state::State;
-use crate::ids::{ConnId, Epoch, Namespace, RoomName, Seq, UserName};
+use crate::ids::{ConnId, Epoch, Namespace, RoomName, Seq, ShardId, UserName};
 use crate::message::close::{CloseReason, ErrorCode};
 use crate::message::command::HistoryFrom;
-use crate::message::event::Reply;
+use crate::message::event::{KickNotice, Reply};
 use crate::policy::RoomPolicy;
 
 /// What an operator wants of a shard.
@@ -51,6 +52,12 @@ pub enum Order {
     },
     /// Close connections. Answered by [`OrderReply::Count`].
     Disconnect(Target),
+    /// Take a sanction into force, or lift it. One of a room goes to the room's owner, others to every shard. Answered by
+    /// [`Reply::Done`] once it is stored.
+    Sanction(Box<SanctionRecord>),
+    /// Say what this shard knows against a user: what is in force in its rooms and, if it is the first shard, in the whole
+    /// server. Answered by [`OrderReply::Sanctions`].
+    Sanctions(UserName),
 }
 
 /// What an operator wants of a room.
@@ -79,6 +86,10 @@ pub enum RoomOrder {
     },
     /// Say what there is of it. Answered by [`OrderReply::Room`], or `not_found`.
     Look,
+    /// Put a user out, who may come back. Answered by [`OrderReply::Count`], or `not_found`.
+    Kick(UserName),
+    /// Put everyone out. Answered by [`OrderReply::Done`], or `not_found`.
+    Close,
     /// Do something with its dead letters. Answered by [`OrderReply::Done`] once it is on its way to the store.
     Letters(LetterOrder),
 }
@@ -117,6 +128,8 @@ pub enum OrderReply {
     },
     /// So many.
     Count(u64),
+    /// What is in force, in no order.
+    Sanctions(Vec<SanctionRecord>),
 }
 
 /// A room as operators see it.
@@ -134,6 +147,8 @@ pub struct RoomView {
     pub connections: u64,
     /// What is kept of it.
     pub policy: RoomPolicy,
+    /// Bans and mutes in force, in no order. Only of one room that is looked at; pages leave them out.
+    pub sanctions: Vec<SanctionRecord>,
 }
 
 /// A connection as operators see it.
@@ -143,6 +158,8 @@ pub struct ConnectionView {
     pub conn: ConnId,
     /// Who; nobody in the relay, and before `connect`.
     pub user: Option<UserName>,
+    /// When its token ends, Unix milliseconds.
+    pub expires_unix_ms: Option<u64>,
     /// The rooms it is in.
     pub rooms: Vec<RoomName>,
     /// What the shell knows of it; the core leaves it out.
@@ -177,15 +194,39 @@ impl State {
                 let count = self.disconnect(&target);
                 self.answer_order(ticket, Ok(OrderReply::Count(count)));
             }
+            Order::Sanction(record) => self.order_sanction(ticket, *record),
+            Order::Sanctions(user) => {
+                let sanctions = self.sanctions_of(&user);
+                self.answer_order(ticket, Ok(OrderReply::Sanctions(sanctions)));
+            }
+        }
+    }
+
+    /// Answers once the sanction is stored, where this shard is the one that has it stored.
+    fn order_sanction(&mut self, ticket: u64, record: SanctionRecord) {
+        let stores = matches!(record.scope, Scope::Room(..)) || self.here == ShardId(0);
+        match self.sanction(record) {
+            Ok(()) if self.config.has_store && stores => {
+                self.journal.wait(Waiter { shard: self.here, conn: OPERATOR, id: ticket, answer: Answer::Done });
+            }
+            outcome => self.answer_order(ticket, outcome.map(|()| OrderReply::Said(Reply::Done))),
         }
     }
 
     /// Carries out an order about a room of this shard, as soon as the room is open.
     pub(super) fn order_about_room(&mut self, ticket: u64, name: RoomName, order: RoomOrder) {
-        if let RoomOrder::Letters(order) = order {
-            self.on_letters(&name, order);
-            return self.answer_order(ticket, Ok(OrderReply::Done));
-        }
+        let order = match order {
+            RoomOrder::Letters(order) => {
+                self.on_letters(&name, order);
+                return self.answer_order(ticket, Ok(OrderReply::Done));
+            }
+            RoomOrder::Kick(user) => return self.order_kick(ticket, &name, &user),
+            RoomOrder::Close => {
+                let outcome = if self.close_room(&name) { Ok(OrderReply::Done) } else { Err(NOBODY) };
+                return self.answer_order(ticket, outcome);
+            }
+            order => order,
+        };
         let Some(id) = self.room_to_join(&name) else {
             let text = "this server holds as many rooms as it can: try again later";
             return self.answer_order(ticket, Err(Refusal::new(ErrorCode::Overloaded, text)));
@@ -193,11 +234,11 @@ impl State {
         if self.rooms.get(id.slot, id.generation).is_some_and(Room::is_opening) && !self.unparking {
             return self.park_in(self.here, id, Request::Operate { room: name, ticket, order: Box::new(order) });
         }
-        self.carry_out(ticket, id, order);
+        self.obey(ticket, id, order);
         self.settle_room(id);
     }
 
-    fn carry_out(&mut self, ticket: u64, id: RoomId, order: RoomOrder) {
+    fn obey(&mut self, ticket: u64, id: RoomId, order: RoomOrder) {
         let here = self.here;
         let outcome = match order {
             RoomOrder::Publish { sender, draft } => {
@@ -210,9 +251,17 @@ impl State {
                 return self.history_here(here, (id, OPERATOR, ticket), from, limit);
             }
             RoomOrder::Presence { after, limit } => self.users_page(id, after.as_ref(), limit).map(OrderReply::Said),
-            RoomOrder::Look => self.view_room(id).ok_or(NO_ROOM).map(|view| OrderReply::Room(Box::new(view))),
-            RoomOrder::Letters(_) => Ok(OrderReply::Done),
+            RoomOrder::Look => self.look_at(id).ok_or(NO_ROOM).map(|view| OrderReply::Room(Box::new(view))),
+            // They are carried out whether the room is open or not.
+            RoomOrder::Kick(_) | RoomOrder::Close | RoomOrder::Letters(_) => Ok(OrderReply::Done),
         };
+        self.answer_order(ticket, outcome);
+    }
+
+    fn order_kick(&mut self, ticket: u64, room: &RoomName, user: &UserName) {
+        let id = self.room_by_name.get(room).copied();
+        let count = id.map_or(0, |id| self.put_out_user(id, user, KickNotice::new("kicked")));
+        let outcome = if count > 0 { Ok(OrderReply::Count(count as u64)) } else { Err(NOT_THERE) };
         self.answer_order(ticket, outcome);
     }
 
@@ -242,12 +291,36 @@ impl State {
         Ok(Reply::Users { users, count: people.count(), next })
     }
 
-    /// A room in which someone is, or of which something was ever said.
-    fn view_room(&self, id: RoomId) -> Option<RoomView> {
+    /// A room with what is in force against users of it; that alone makes it known too.
+    fn look_at(&self, id: RoomId) -> Option<RoomView> {
+        let name = &self.rooms.get(id.slot, id.generation)?.name;
+        let of_room = |record: &&SanctionRecord| matches!(&record.scope, Scope::Room(room, _) if room == name);
+        let sanctions: Vec<_> = self.sanctions_in_force().filter(of_room).cloned().collect();
+        let known = self.view_room(id, !sanctions.is_empty())?;
+        Some(RoomView { sanctions, ..known })
+    }
+
+    fn sanctions_of(&self, user: &UserName) -> Vec<SanctionRecord> {
+        let is_first = self.here == ShardId(0);
+        let of_user = |record: &&SanctionRecord| match &record.scope {
+            Scope::Room(_, of) => of == user,
+            Scope::User(of) => is_first && of == user,
+            Scope::Token(_) => false,
+        };
+        self.sanctions_in_force().filter(of_user).cloned().collect()
+    }
+
+    fn sanctions_in_force(&self) -> impl Iterator<Item = &SanctionRecord> {
+        let now = self.now.unix_ms;
+        self.sanctions().filter(move |record| record.until_unix_ms.is_none_or(|until| until > now))
+    }
+
+    /// A room in which someone is, or of which something was ever said, or of which more is `known`.
+    fn view_room(&self, id: RoomId, known: bool) -> Option<RoomView> {
         let room = self.rooms.get(id.slot, id.generation)?;
         let people = room.people.as_ref()?;
         let connections = room.listeners.iter().map(|listener| u64::from(listener.members)).sum();
-        let exists = room.head > Seq(0) || connections > 0 || people.count() > 0;
+        let exists = known || room.head > Seq(0) || connections > 0 || people.count() > 0;
         exists.then(|| RoomView {
             room: room.name.clone(),
             epoch: room.epoch,
@@ -255,6 +328,7 @@ impl State {
             members: people.count(),
             connections,
             policy: self.config.policies.of(&room.name),
+            sanctions: Vec::new(),
         })
     }
 
@@ -272,7 +346,7 @@ impl State {
             .skip_while(|(name, _)| !name.as_str().starts_with(prefix))
             .take_while(|(name, _)| name.as_str().starts_with(prefix))
             .filter(|(name, _)| name.inbox_of().is_none() || prefix.starts_with('@'));
-        let mut views = fitting.filter_map(|(_, id)| self.view_room(*id)).take(limit + 1).collect::<Vec<_>>();
+        let mut views = fitting.filter_map(|(_, id)| self.view_room(*id, false)).take(limit + 1).collect::<Vec<_>>();
         let more = views.len() > limit;
         views.truncate(limit);
         (views, more)
@@ -293,7 +367,13 @@ impl State {
         let view = |(conn, session): (ConnId, &crate::chat::session::Session)| {
             let audiences = session.memberships.iter().filter_map(|member| self.audiences.at(member.audience));
             let rooms = audiences.map(|audience| audience.name.clone()).collect();
-            ConnectionView { conn, user: session.user().cloned(), rooms, transport: None }
+            ConnectionView {
+                conn,
+                user: session.user().cloned(),
+                expires_unix_ms: session.identity().and_then(|identity| identity.expires_unix_ms),
+                rooms,
+                transport: None,
+            }
         };
         let mut views: Vec<_> = fitting.map(view).take(limit + 1).collect();
         let more = views.len() > limit;
@@ -303,21 +383,18 @@ impl State {
 
     /// Closes connections; how many that were.
     fn disconnect(&mut self, target: &Target) -> u64 {
-        let meant: Vec<ConnId> = match target {
-            Target::Connection(conn) => vec![*conn],
-            Target::User(user) => {
-                let of_user = self.sessions.iter().filter(|(_, session)| session.user() == Some(user));
-                of_user.map(|(conn, _)| conn).collect()
+        match target {
+            Target::User(user) => self.disconnect_user(user, CloseReason::Disconnected) as u64,
+            Target::Connection(conn) => {
+                let is_open = self.sessions.get(*conn).is_some_and(|session| session.phase != Phase::Closing);
+                self.close(*conn, CloseReason::Disconnected);
+                u64::from(is_open)
             }
-        };
-        let open = |conn: &ConnId| self.sessions.get(*conn).is_some_and(|session| session.phase != Phase::Closing);
-        let meant: Vec<ConnId> = meant.into_iter().filter(open).collect();
-        for conn in &meant {
-            self.close(*conn, CloseReason::Disconnected);
         }
-        meant.len() as u64
     }
 }
 
 const NO_ROOM: Refusal =
     Refusal::new(ErrorCode::NotFound, "there is no such room: nobody is in it, and nothing was ever said in it");
+const NOBODY: Refusal = Refusal::new(ErrorCode::NotFound, "nobody is in this room");
+const NOT_THERE: Refusal = Refusal::new(ErrorCode::NotFound, "this user is not in the room");

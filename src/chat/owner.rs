@@ -7,17 +7,18 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::chat::exchange::{Delivery, Draft, JoinRequest, JoinedReply, Refusal, Request, RoomId, RoomRef, Seat};
+use crate::access::Action;
+use crate::chat::exchange::{Delivery, Draft, Refusal, Request, RoomId, RoomRef, Seat};
 use crate::chat::journal::{Answer, Waiter};
 use crate::chat::lifecycle::Timer;
-use crate::chat::log::{DeadLetter, LogWrite};
+use crate::chat::log::LogWrite;
 use crate::chat::operate::{OPERATOR, OrderReply};
 use crate::chat::publish::{NOT_MEMBER, Published};
 use crate::chat::room::Room;
 use crate::chat::state::{Deferred, State};
 use crate::ids::{ConnId, RoomName, Seq, ShardId, UserName};
 use crate::message::close::ErrorCode;
-use crate::message::event::{Event, Joined, Message, Reply, Role, Signal};
+use crate::message::event::{Event, Reply, Signal};
 
 impl State {
     pub(super) fn on_request(&mut self, from: ShardId, request: Request) {
@@ -25,7 +26,7 @@ impl State {
             return;
         };
         match request {
-            Request::Publish { room, seat, id, draft } => match self.member(from, &room, seat) {
+            Request::Publish { room, seat, id, draft } => match self.allowed(from, &room, seat, Action::Send) {
                 Ok((room, Some(sender))) => {
                     if let Published::Answered(outcome) = self.publish_here(room, (from, seat.conn), id, sender, draft)
                     {
@@ -50,7 +51,7 @@ impl State {
             Request::Delete { room, seat, id, seq } => {
                 self.delete_here(from, &room, seat, id, seq);
             }
-            Request::History { room, seat, id, from: start, limit } => match self.member(from, &room, seat) {
+            Request::History { room, seat, id, from: start, limit } => match self.allowed(from, &room, seat, Action::History) {
                 Ok((room, _)) => self.history_here(from, (room, seat.conn, id), start, limit),
                 Err(refusal) => self.reply(from, seat.conn, Some(id), Err(refusal)),
             },
@@ -58,9 +59,17 @@ impl State {
                 let outcome = self.presence_here(from, &room, seat, after.as_ref(), limit);
                 self.reply(from, seat.conn, Some(id), outcome);
             }
-            Request::Rooms { gather, after, limit } => {
-                let rooms = self.rooms_here(after.as_ref(), limit);
-                self.deliver(from, Delivery::Rooms { gather, rooms });
+            Request::Rooms { gather, identity, again: _, after, limit } => {
+                let (rooms, reached) = self.rooms_here(&identity, after.as_ref(), limit);
+                self.deliver(from, Delivery::Rooms { gather, shard: self.here, rooms, reached });
+            }
+            Request::Moderate { room, seat, id, order } => self.moderate_here(from, &room, seat, id, *order),
+            Request::CloseRoom { room, seat, id } => self.close_here(from, &room, seat, id),
+            Request::Standing { room, seat, standing } => {
+                self.restand(from, &room, seat, standing);
+                if from != self.here {
+                    self.deliver(from, Delivery::Settled { conn: seat.conn });
+                }
             }
             Request::Direct { room, conn, user, id, draft } => self.direct_here(from, (room, conn, id), user, draft),
             Request::Cursor { room, seat, id, kind, seq } => self.cursor_here(from, &room, (seat, id), kind, seq),
@@ -111,88 +120,6 @@ impl State {
         }
     }
 
-    /// Tells everyone in a room of the relay.
-    #[inline]
-    pub(super) fn relay_here(&mut self, id: RoomId, frame: Bytes) {
-        let Some(room) = self.rooms.get(id.slot, id.generation) else {
-            return;
-        };
-        let mut local = None;
-        for listener in &room.listeners {
-            if listener.shard == self.here {
-                local = Some(listener.audience);
-            } else {
-                let delivery = Delivery::Relay { audience: listener.audience, frame: frame.clone() };
-                self.lanes.push_delivery(listener.shard, delivery);
-            }
-        }
-        if let Some(audience) = local {
-            debug_assert!(self.deferred.is_empty(), "nobody joins and speaks in one input");
-            self.fan_out(audience, Event::Relay(frame), None);
-        }
-    }
-
-    fn join_here(&mut self, from: ShardId, join: Box<JoinRequest>) {
-        let Some(id) = self.room_to_join(&join.room) else {
-            let text = "this server holds as many rooms as it can: try again later, or join a room that exists";
-            let refusal = Refusal::new(ErrorCode::Overloaded, text);
-            let (audience, conn, ticket) = (join.audience, join.seat.conn, join.ticket);
-            return self.deliver(from, Delivery::JoinRefused { audience, conn, ticket, refusal });
-        };
-        let Some(room) = self.rooms.get_mut(id.slot, id.generation) else {
-            return;
-        };
-        if room.is_opening() && !self.unparking {
-            return self.park_in(from, id, Request::Join(join));
-        }
-        if let Some(idle) = room.idle.take() {
-            self.idle_rooms.remove(&idle.stamp);
-        }
-        if join.ack && room.log.is_none() {
-            let text = "this room keeps no log, so delivery cannot be acknowledged: leave out `ack`";
-            let refusal = Refusal::new(ErrorCode::BadRequest, text);
-            self.refuse_request(from, Request::Join(join), refusal);
-            return self.settle_room(id);
-        }
-        if let Some(join) = self.ask_for_cursors(from, id, join) {
-            self.enter_here(from, id, &join, Vec::new());
-        }
-    }
-
-    /// Seats a member of whom everything is known.
-    pub(super) fn enter_here(&mut self, from: ShardId, id: RoomId, join: &JoinRequest, letters: Vec<DeadLetter>) {
-        let consumer = if join.ack { self.new_consumer(id, join, letters) } else { None };
-        let Some(room) = self.rooms.get_mut(id.slot, id.generation) else {
-            return;
-        };
-        let start = room.enter(from, join, consumer, self.now);
-        let joined = match (&room.people, &join.user) {
-            (Some(people), Some(user)) => Some(Joined {
-                room: room.name.clone(),
-                epoch: room.epoch,
-                seq: room.head,
-                members: people.count(),
-                role: people.role(user),
-                recovered: start.recovered,
-                unread: room.unread(user),
-            }),
-            _ => None,
-        };
-        let reply = JoinedReply {
-            audience: join.audience,
-            seat: join.seat,
-            room: id,
-            joined,
-            ticket: join.ticket,
-            live: start.live,
-        };
-        self.deliver(from, Delivery::Joined(Box::new(reply)));
-        if !start.live {
-            self.replay_here(from, id, join.seat);
-        }
-        self.arm(id);
-    }
-
     /// Says something in a room that the sender is not in.
     fn direct_here(
         &mut self,
@@ -240,7 +167,7 @@ impl State {
     }
 
     fn signal_here(&mut self, from: ShardId, room: &RoomRef, seat: Seat, content: Bytes) -> Result<Reply, Refusal> {
-        let (id, user) = self.member(from, room, seat)?;
+        let (id, user) = self.allowed(from, room, seat, Action::Send)?;
         if let (Some(sender), Some(room)) = (user, self.rooms.get(id.slot, id.generation)) {
             let signal = Arc::new(Signal { room: room.name.clone(), sender, content });
             self.tell_listeners(id, |audience| Delivery::Signal { audience, signal: Arc::clone(&signal) });
@@ -267,31 +194,6 @@ impl State {
             }
             Ok((room, Some(_))) => self.bury(from, room, (seat.conn, id), seq, false),
         }
-    }
-
-    /// Whether a member may delete what was found.
-    pub(super) fn may_delete(
-        &self,
-        from: ShardId,
-        room: RoomId,
-        seat: Seat,
-        message: Option<&Message>,
-    ) -> Result<(), Refusal> {
-        let (id, user) = self.member(from, &RoomRef::Id(room), seat)?;
-        let room = self.rooms.get(id.slot, id.generation).ok_or(NOT_MEMBER)?;
-        let Some(message) = message else {
-            return Err(Refusal::new(ErrorCode::NotFound, "no message with that `seq` is kept in this room"));
-        };
-        if room.log.is_some()
-            && let Some(refusal) = self.journal.refusal(false)
-        {
-            return Err(refusal);
-        }
-        let host = |user: &UserName| room.people.as_ref().is_some_and(|people| people.role(user) == Role::Host);
-        if user.is_some_and(|user| message.sender == user || host(&user)) {
-            return Ok(());
-        }
-        Err(Refusal::new(ErrorCode::Forbidden, "only its sender and the room's host may delete a message"))
     }
 
     /// Puts a tombstone in a message's place, tells everyone, and answers once it is kept. `owed`: the answer is
@@ -350,28 +252,8 @@ impl State {
         after: Option<&UserName>,
         limit: usize,
     ) -> Result<Reply, Refusal> {
-        let (id, _) = self.member(from, room, seat)?;
+        let (id, _) = self.allowed(from, room, seat, Action::Presence)?;
         self.users_page(id, after, limit)
-    }
-
-    /// The room, and the user on that seat of it.
-    pub(super) fn member(
-        &self,
-        from: ShardId,
-        room: &RoomRef,
-        seat: Seat,
-    ) -> Result<(RoomId, Option<UserName>), Refusal> {
-        let id = self.resolve(room).ok_or(NOT_MEMBER)?;
-        let room = self.rooms.get(id.slot, id.generation).ok_or(NOT_MEMBER)?;
-        let occupant = room.occupant(from, seat).ok_or(NOT_MEMBER)?;
-        Ok((id, occupant.user.clone()))
-    }
-
-    pub(super) fn resolve(&self, room: &RoomRef) -> Option<RoomId> {
-        match room {
-            RoomRef::Id(id) => Some(*id),
-            RoomRef::Name(name) => self.room_by_name.get(name).copied(),
-        }
     }
 
     fn tell_listeners(&mut self, id: RoomId, delivery: impl Fn(crate::chat::AudienceId) -> Delivery) {
@@ -487,6 +369,7 @@ fn changes_audience(delivery: &Delivery) -> bool {
             | Delivery::JoinRefused { .. }
             | Delivery::Replay { .. }
             | Delivery::Kicked { .. }
+            | Delivery::RoomClosed { .. }
             | Delivery::Resumed { .. }
     )
 }

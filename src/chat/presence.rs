@@ -11,7 +11,7 @@ use std::ops::Bound;
 
 use crate::ids::{RoomName, UserName};
 use crate::limits::{PRESENCE_CHANGES_MAX, PRESENCE_NAMES_MEMBERS_MAX, PRESENCE_PUSH_INTERVAL_MS};
-use crate::message::event::{Presence, PresentUser, Role};
+use crate::message::event::{Presence, PresentUser};
 
 /// The users of one room.
 #[derive(Debug, Default)]
@@ -116,12 +116,14 @@ impl People {
         self.users.len() as u64
     }
 
-    /// What `user` may do here: in open mode the one who has been here longest is the host.
-    pub(super) fn role(&self, user: &UserName) -> Role {
-        match self.seniority.first_key_value() {
-            Some((_, host)) if host == user => Role::Host,
-            _ => Role::Member,
-        }
+    /// Whether `user` is here, be it in grace.
+    pub(super) fn is_here(&self, user: &UserName) -> bool {
+        self.users.contains_key(user)
+    }
+
+    /// Whether `user` is the one who has been here longest.
+    pub(super) fn is_senior(&self, user: &UserName) -> bool {
+        self.seniority.first_key_value().is_some_and(|(_, senior)| senior == user)
     }
 
     /// Users after `after` in the order of their names, and whether there are more.
@@ -347,15 +349,15 @@ mod tests {
         for name in ["cat", "ann", "bob"] {
             people.enter(&user(name), 1);
         }
-        assert_eq!(people.role(&user("cat")), Role::Host);
-        assert_eq!(people.role(&user("ann")), Role::Member);
+        assert!(people.is_senior(&user("cat")));
+        assert!(!people.is_senior(&user("ann")));
         people.exit(&user("cat"), Some(10));
-        assert_eq!(people.role(&user("cat")), Role::Host, "a host keeps the room while it may come back");
+        assert!(people.is_senior(&user("cat")), "a host keeps the room while it may come back");
         people.expire(10);
-        assert_eq!(people.role(&user("ann")), Role::Host);
+        assert!(people.is_senior(&user("ann")));
         people.enter(&user("cat"), 1);
         people.exit(&user("ann"), None);
-        assert_eq!(people.role(&user("bob")), Role::Host, "who comes back is the last in line");
+        assert!(people.is_senior(&user("bob")), "who comes back is the last in line");
     }
 
     #[test]

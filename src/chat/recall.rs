@@ -47,7 +47,7 @@ impl State {
             LogEvent::Trimmed { room, epoch, upto } => self.on_trimmed(&room, epoch, upto),
             LogEvent::Health(health) => self.on_store_health(health),
             LogEvent::Sessions(records) => self.on_stored_sessions(records),
-            LogEvent::Sanctions(_) => {}
+            LogEvent::Sanctions(records) => self.on_stored_sanctions(records),
         }
     }
 
@@ -84,8 +84,8 @@ impl State {
             return self.feed(id, from, seat);
         }
         match room.replay(from, seat) {
-            Some(crate::chat::room::Replay::Chunk(chunk)) => self.deliver_chunk(from, id, seat, chunk),
-            Some(crate::chat::room::Replay::Stored(after)) => {
+            Some(crate::chat::replay::Replay::Chunk(chunk)) => self.deliver_chunk(from, id, seat, chunk),
+            Some(crate::chat::replay::Replay::Stored(after)) => {
                 let read = LogRead::After {
                     room: room.name.clone(),
                     epoch: room.epoch,
@@ -270,7 +270,7 @@ impl State {
         self.settle_room(id);
     }
 
-    fn deliver_chunk(&mut self, from: ShardId, id: RoomId, seat: Seat, chunk: crate::chat::room::Chunk) {
+    fn deliver_chunk(&mut self, from: ShardId, id: RoomId, seat: Seat, chunk: crate::chat::replay::Chunk) {
         let audience = self.rooms.get(id.slot, id.generation).and_then(|room| room.audience(from));
         if let Some(audience) = audience {
             let (gap, messages, live) = (chunk.gap, chunk.messages, chunk.live);

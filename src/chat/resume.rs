@@ -9,17 +9,20 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
+use crate::access::Identity;
+use crate::chat::auth::guest;
 use crate::chat::exchange::{JoinTicket, Request};
 use crate::chat::lifecycle::Timer;
 use crate::chat::log::{LogWrite, SessionRecord, SessionRoom};
 use crate::chat::placement;
-use crate::chat::session::{Identity, Kind, Phase};
+use crate::chat::session::{Awaited, Kind, Phase, Session, Who};
 use crate::chat::state::State;
 use crate::ids::{ConnId, RoomName, SessionId, ShardId, UserName};
 use crate::limits::{PARKED_SESSIONS_MAX, ROOMS_PER_CONNECTION_MAX};
 use crate::message::close::CloseReason;
-use crate::message::command::{Connect, Join, Position};
+use crate::message::command::{Join, Position, Resume};
 use crate::policy::HistoryMode;
 
 /// The sessions that were opened on this shard.
@@ -56,8 +59,24 @@ struct Parked {
 pub(super) struct Resuming {
     /// The tag of its `connect`.
     id: Option<u64>,
-    user: Option<UserName>,
+    /// Who it is, if that is known apart from the session.
+    identity: Option<Arc<Identity>>,
     rooms: Vec<(RoomName, Position)>,
+}
+
+/// The session that a connection asks for, and its own positions.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    session: SessionId,
+    rooms: Vec<(RoomName, Position)>,
+}
+
+impl From<&Resume<'_>> for Wanted {
+    fn from(resume: &Resume<'_>) -> Self {
+        // What is no name of a room cannot be in the session.
+        let named = |(name, position): &(Cow<'_, str>, Position)| Some((RoomName::chat(name).ok()?, *position));
+        Self { session: resume.session, rooms: resume.rooms.iter().filter_map(named).collect() }
+    }
 }
 
 impl State {
@@ -66,19 +85,18 @@ impl State {
         &mut self,
         conn: ConnId,
         id: Option<u64>,
-        connect: &Connect<'_>,
-        user: Option<UserName>,
+        wanted: Wanted,
+        identity: Option<Arc<Identity>>,
     ) {
-        let (Some(resume), Some(session)) = (&connect.resume, self.sessions.get_mut(conn)) else {
+        let Some(session) = self.sessions.get_mut(conn) else {
             return;
         };
-        // What is no name of a room cannot be in the session.
-        let named = |(name, position): &(Cow<'_, str>, Position)| Some((RoomName::chat(name).ok()?, *position));
-        let rooms = resume.rooms.iter().filter_map(named).collect();
-        session.resuming = Some(Box::new(Resuming { id, user: user.clone(), rooms }));
+        let user = identity.as_ref().map(|identity| identity.user.clone());
+        let Wanted { session: wanted, rooms } = wanted;
+        session.awaits = Some(Box::new(Awaited::Session(Resuming { id, identity, rooms })));
         session.unanswered += 1;
-        let home = home_of(resume.session, self.config.shards);
-        let request = Request::Resume { session: resume.session, user, conn };
+        let home = home_of(wanted, self.config.shards);
+        let request = Request::Resume { session: wanted, user, conn };
         if home == self.here {
             return self.on_request(home, request);
         }
@@ -114,16 +132,20 @@ impl State {
         let Some(session) = self.sessions.get_mut(conn).filter(|session| waits(session)) else {
             return;
         };
-        let Some(resuming) = session.resuming.take() else {
+        let Some(resuming) = session.take_resuming() else {
             return;
         };
-        let Identity::Pending([low, high]) = session.identity else {
+        let Who::Pending(newcomer) = &session.who else {
             return;
         };
-        let entropy = u128::from(high) << 64 | u128::from(low);
-        let user = record.as_ref().map(|record| record.user.clone()).or(resuming.user);
-        let user = user.unwrap_or_else(|| crate::chat::auth::guest(entropy));
-        self.welcome(conn, resuming.id, user, Some(record.is_some()));
+        let guest = guest(newcomer.entropy);
+        let unnamed = || Identity::named(record.as_ref().map_or(guest, |record| record.user.clone()));
+        let identity = resuming.identity.unwrap_or_else(|| Arc::new(unnamed()));
+        if let Some(refusal) = self.forbids(&identity) {
+            self.turn_away(conn, resuming.id, refusal, false);
+            return self.answered(conn);
+        }
+        self.welcome(conn, resuming.id, identity, Some(record.is_some()));
         if let Some(record) = record {
             self.join_again(conn, record.rooms, resuming.rooms);
         }
@@ -132,8 +154,10 @@ impl State {
 
     /// Enters the rooms of a session, each where the client left off.
     fn join_again(&mut self, conn: ConnId, mut rooms: Vec<SessionRoom>, positions: Vec<(RoomName, Position)>) {
-        // The client may know of rooms that it entered just before the server stopped.
-        for (name, _) in &positions {
+        // The client may know of rooms that it entered just before the server stopped. Where the application is asked
+        // about joins, only what the session has is known to be allowed.
+        let asked = if self.config.consults.join { &[] } else { &positions[..] };
+        for (name, _) in asked {
             if !rooms.iter().any(|room| room.room == *name) {
                 rooms.push(SessionRoom { room: name.clone(), tags: Vec::new(), presence: false, ack: false });
             }
@@ -153,7 +177,10 @@ impl State {
             };
             let owner = placement::owner(room.room.placement_hash(), self.config.shards);
             let ticket = JoinTicket { id: None, say_ok: true, switch_from: None, resumed: true };
-            self.ask_to_join(conn, room.room.clone(), owner, &join, ticket);
+            match self.standing_to_join(conn, &room.room) {
+                Ok(standing) => self.ask_to_join(conn, room.room.clone(), owner, &join, (standing, ticket)),
+                Err(refusal) => self.refuse(conn, None, refusal),
+            }
         }
     }
 
@@ -331,6 +358,19 @@ impl State {
         }
         let live = self.sessions.iter().filter(|(_, session)| session.id.is_some()).count();
         assert_eq!(live + parked, self.homes.sessions.len());
+    }
+}
+
+impl Session {
+    /// The session that it waits for, if it waits for one; it does no longer.
+    fn take_resuming(&mut self) -> Option<Resuming> {
+        match self.awaits.take().map(|awaited| *awaited) {
+            Some(Awaited::Session(resuming)) => Some(resuming),
+            other => {
+                self.awaits = other.map(Box::new);
+                None
+            }
+        }
     }
 }
 

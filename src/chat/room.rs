@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use crate::access::Standing;
 use crate::chat::audience::AudienceId;
 use crate::chat::consumer::Consumer;
 use crate::chat::exchange::{Draft, JoinRequest, Seat};
@@ -16,10 +17,11 @@ use crate::chat::keys::{Keys, Used};
 use crate::chat::log::{Jump, LogState};
 use crate::chat::presence::People;
 use crate::chat::receipts::Receipts;
+use crate::chat::replay::Start;
 use crate::chat::room_log::RoomLog;
 use crate::clock::Time;
 use crate::ids::{ConnId, Epoch, Namespace, RoomName, Seq, ShardId, UserName};
-use crate::limits::{PAGE_MAX, REPLAY_CHUNK_BYTES, REPLAY_CHUNK_MESSAGES, SEQ_JUMP};
+use crate::limits::SEQ_JUMP;
 use crate::message::event::Message;
 use crate::policy::{HistoryMode, RoomPolicy};
 
@@ -56,7 +58,7 @@ pub(super) struct Listener {
     pub(super) shard: ShardId,
     pub(super) audience: AudienceId,
     /// Members by seat number.
-    seats: Vec<Option<Occupant>>,
+    pub(super) seats: Vec<Option<Occupant>>,
     pub(super) members: u32,
     /// Members that want presence.
     pub(super) presence: u32,
@@ -69,12 +71,18 @@ pub(super) struct Occupant {
     /// Absent in the relay.
     pub(super) user: Option<UserName>,
     /// What its replay has sent last; none when it is live.
-    cursor: Option<Seq>,
-    presence: bool,
+    pub(super) cursor: Option<Seq>,
+    pub(super) presence: bool,
+    /// What it is and may do.
+    pub(super) standing: Standing,
+    /// It was silenced when it came, or since; whether it still is, the sanctions say.
+    pub(super) muted: bool,
+    /// It was put out, and has yet to leave.
+    pub(super) out: bool,
     /// Absent unless it acknowledges what it gets: then its replay never ends.
     pub(super) consumer: Option<Box<Consumer>>,
     /// It is, or was before another of its user took over, a consumer.
-    ack: bool,
+    pub(super) ack: bool,
 }
 
 /// When a room became idle.
@@ -83,32 +91,6 @@ pub(super) struct Idle {
     /// Place in the order of idle rooms.
     pub(super) stamp: u64,
     pub(super) since_ms: u64,
-}
-
-/// The next part of a member's replay.
-#[derive(Debug)]
-pub(super) struct Chunk {
-    pub(super) gap: Option<(Seq, Seq)>,
-    pub(super) messages: Vec<Arc<Message>>,
-    pub(super) live: bool,
-}
-
-/// Where the next part of a member's replay is.
-#[derive(Debug)]
-pub(super) enum Replay {
-    /// Here.
-    Chunk(Chunk),
-    /// In the store, after this position.
-    Stored(Seq),
-}
-
-/// Where a member's replay begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Start {
-    /// Nothing to replay: live at once.
-    pub(super) live: bool,
-    /// Whether `since` could be met; absent without `since`.
-    pub(super) recovered: Option<bool>,
 }
 
 impl Room {
@@ -219,7 +201,13 @@ impl Room {
     }
 
     /// Seats a member that is not here yet, and decides what is replayed to it.
-    pub(super) fn enter(&mut self, from: ShardId, join: &JoinRequest, consumer: Option<Consumer>, now: Time) -> Start {
+    pub(super) fn enter(
+        &mut self,
+        from: ShardId,
+        join: &JoinRequest,
+        (consumer, muted): (Option<Consumer>, bool),
+        now: Time,
+    ) -> Start {
         let (mut start, mut cursor) = self.start_of(join);
         if let Some(consumer) = &consumer {
             start.live = false;
@@ -247,6 +235,9 @@ impl Room {
             user: join.user.clone(),
             cursor,
             presence: join.presence,
+            standing: join.standing,
+            muted,
+            out: false,
             consumer: consumer.map(Box::new),
             ack: join.ack,
         };
@@ -297,15 +288,10 @@ impl Room {
         others.filter_map(|(shard, seat)| self.occupant(*shard, *seat)?.user.clone()).collect()
     }
 
-    /// The position after which a member that has never been here begins.
-    pub(super) fn start_after(&self, join: &JoinRequest) -> Seq {
-        self.start_of(join).1.unwrap_or(self.history.last())
-    }
-
-    /// The member on a seat, if it is still the same connection.
+    /// The member on a seat, if it is still the same connection, and was not put out.
     pub(super) fn occupant(&self, from: ShardId, seat: Seat) -> Option<&Occupant> {
         let listener = &self.listeners[self.find_listener(from).ok()?];
-        listener.seats.get(seat.number as usize)?.as_ref().filter(|occupant| occupant.conn == seat.conn)
+        listener.seats.get(seat.number as usize)?.as_ref().filter(|occupant| occupant.conn == seat.conn && !occupant.out)
     }
 
     /// The audience of the members from one shard.
@@ -313,64 +299,8 @@ impl Room {
         self.find_listener(from).ok().map(|index| self.listeners[index].audience)
     }
 
-    /// The next part of a member's replay. When it meets the head the member is live from this moment on. Nothing when
-    /// the member has left or is live already.
-    pub(super) fn replay(&mut self, from: ShardId, seat: Seat) -> Option<Replay> {
-        let (occupant, cursor) = self.cursor_mut(from, seat)?;
-        if occupant.ack {
-            return None;
-        }
-        let before = self.history.before();
-        if cursor >= before {
-            return self.chunk(from, seat, None);
-        }
-        let trimmed = self.trimmed();
-        if trimmed >= before {
-            return self.chunk(from, seat, Some(before));
-        }
-        Some(Replay::Stored(cursor))
-    }
-
-    /// Messages of a replay have come from the store; none, because they are gone or cannot be read, is a gap.
-    pub(super) fn replay_stored(
-        &mut self,
-        from: ShardId,
-        seat: Seat,
-        after: Seq,
-        page: Option<Vec<Arc<Message>>>,
-    ) -> Option<Chunk> {
-        let (before, last) = (self.history.before(), self.history.last());
-        let (occupant, cursor) = self.cursor_mut(from, seat)?;
-        if cursor != after || occupant.ack {
-            return None;
-        }
-        // The store may know of a retention of which nothing was heard here yet, so what comes tells of the gap.
-        let messages = page.unwrap_or_default();
-        let gap_to = messages.first().map_or(before, |first| first.prev.unwrap_or(Seq(first.seq.0 - 1)));
-        let gap = (cursor < gap_to).then(|| (cursor.next(), gap_to));
-        // Where the store has nothing after the position, memory goes on.
-        let reached = messages.last().map_or(before.max(cursor), |message| message.seq);
-        let live = reached >= last;
-        occupant.cursor = (!live).then_some(reached);
-        Some(Chunk { gap, messages, live })
-    }
-
-    /// What is next in memory; with a gap up to a position before it.
-    fn chunk(&mut self, from: ShardId, seat: Seat, gap_to: Option<Seq>) -> Option<Replay> {
-        let head = self.history.last();
-        let (_, cursor) = self.cursor_mut(from, seat)?;
-        let start = gap_to.map_or(cursor, |to| to.max(cursor));
-        let messages = self.history.chunk(start, REPLAY_CHUNK_MESSAGES, REPLAY_CHUNK_BYTES);
-        let reached = messages.last().map_or(start, |message| message.seq);
-        let live = reached >= head;
-        let (occupant, _) = self.cursor_mut(from, seat)?;
-        occupant.cursor = (!live).then_some(reached);
-        let gap = (cursor < start).then(|| (cursor.next(), start));
-        Some(Replay::Chunk(Chunk { gap, messages, live }))
-    }
-
     /// A member whose replay runs, and how far it has come.
-    fn cursor_mut(&mut self, from: ShardId, seat: Seat) -> Option<(&mut Occupant, Seq)> {
+    pub(super) fn cursor_mut(&mut self, from: ShardId, seat: Seat) -> Option<(&mut Occupant, Seq)> {
         let index = self.find_listener(from).ok()?;
         let occupant = self.listeners[index].seats.get_mut(seat.number as usize)?.as_mut()?;
         let cursor = occupant.cursor.filter(|_| occupant.conn == seat.conn)?;
@@ -392,28 +322,6 @@ impl Room {
     /// Whether nobody is here, not even in grace.
     pub(super) fn is_deserted(&self) -> bool {
         self.listeners.is_empty() && self.people.as_ref().is_none_or(|people| people.is_empty())
-    }
-
-    fn start_of(&self, join: &JoinRequest) -> (Start, Option<Seq>) {
-        let last = self.history.last();
-        let (recovered, after) = match join.since {
-            Some(since) => {
-                let covered = since.epoch == self.epoch && since.seq >= self.trimmed() && since.seq <= self.head;
-                (Some(covered), if covered { since.seq } else { last })
-            }
-            None => (None, self.before_latest(join.history)),
-        };
-        let live = after >= last;
-        (Start { live, recovered }, (!live).then_some(after))
-    }
-
-    /// The position after which the latest `count` messages come.
-    fn before_latest(&self, count: u64) -> Seq {
-        let last = self.history.last();
-        match &self.log {
-            Some(log) => log.before_latest(last, count.min(PAGE_MAX as u64)),
-            None => Seq(last.0 - count.min(self.history.len() as u64)),
-        }
     }
 
     #[inline]
@@ -451,6 +359,14 @@ impl Room {
     }
 }
 
+impl Occupant {
+    /// Leaves it nothing but to go; who that is.
+    pub(super) fn put_out(&mut self) -> ConnId {
+        self.out = true;
+        self.conn
+    }
+}
+
 impl Listener {
     fn new(shard: ShardId, audience: AudienceId) -> Self {
         Self { shard, audience, seats: Vec::new(), members: 0, presence: 0 }
@@ -460,6 +376,11 @@ impl Listener {
     pub(super) fn seated(&self) -> impl Iterator<Item = Seat> {
         let numbered = self.seats.iter().enumerate();
         numbered.filter_map(|(number, o)| o.as_ref().map(|o| Seat { number: number as u32, conn: o.conn }))
+    }
+
+    pub(super) fn occupant_mut(&mut self, seat: Seat) -> Option<&mut Occupant> {
+        let occupant = self.seats.get_mut(seat.number as usize)?.as_mut()?;
+        (occupant.conn == seat.conn).then_some(occupant)
     }
 
     fn seat(&mut self, number: u32, occupant: Occupant) {
@@ -495,9 +416,13 @@ impl Listener {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::Rights;
     use crate::chat::audience::Part;
     use crate::chat::exchange::JoinTicket;
+    use crate::chat::replay::{Chunk, Replay};
+    use crate::limits::REPLAY_CHUNK_MESSAGES;
     use crate::message::command::Position;
+    use crate::message::event::Role;
     use crate::policy::RoomPolicies;
 
     const HERE: ShardId = ShardId(0);
@@ -525,6 +450,7 @@ mod tests {
             audience: AudienceId { slot: 3, generation: 0, part: Part::Live },
             seat: seat(number),
             user: Some(UserName::new(&format!("user-{number}")).unwrap()),
+            standing: Standing::Fixed { role: Role::Member, rights: Rights::of(Role::Member) },
             since,
             history,
             presence: false,
@@ -579,7 +505,7 @@ mod tests {
     fn a_replay_meets_the_head_and_says_what_retention_took() {
         let mut room = room(100);
         publish(&mut room, 100);
-        assert!(!room.enter(HERE, &join(0, None, 100), None, Time::default()).live);
+        assert!(!room.enter(HERE, &join(0, None, 100), (None, false), Time::default()).live);
         let chunk = next_of(&mut room, seat(0)).unwrap();
         assert_eq!((chunk.messages.len(), chunk.gap, chunk.live), (64, None, false));
         publish(&mut room, 90);
@@ -595,7 +521,7 @@ mod tests {
     fn a_replay_that_lacks_one_message_is_not_at_its_end() {
         let mut room = room(100);
         publish(&mut room, REPLAY_CHUNK_MESSAGES as u64 + 1);
-        room.enter(HERE, &join(0, None, 100), None, Time::default());
+        room.enter(HERE, &join(0, None, 100), (None, false), Time::default());
         let ends = [(); 2].map(|()| next_of(&mut room, seat(0)).map(|chunk| (chunk.messages.len(), chunk.live)));
         assert_eq!(ends, [Some((REPLAY_CHUNK_MESSAGES, false)), Some((1, true))]);
     }
@@ -604,7 +530,7 @@ mod tests {
     fn a_replay_of_which_nothing_is_left_is_one_gap() {
         let mut room = room(100);
         publish(&mut room, 100);
-        room.enter(HERE, &join(0, None, 100), None, Time::default());
+        room.enter(HERE, &join(0, None, 100), (None, false), Time::default());
         room.replay(HERE, seat(0)).unwrap();
         publish(&mut room, 1);
         while !room.history.is_empty() {
@@ -618,7 +544,7 @@ mod tests {
     fn seats_belong_to_one_connection_of_one_shard() {
         let mut room = room(100);
         for (shard, number) in [(THERE, 2), (HERE, 0), (HERE, 1)] {
-            room.enter(shard, &join(number, None, 0), None, Time::default());
+            room.enter(shard, &join(number, None, 0), (None, false), Time::default());
         }
         room.check();
         assert!(room.occupant(THERE, seat(2)).is_some());
@@ -633,7 +559,7 @@ mod tests {
     #[test]
     fn a_room_is_deserted_when_the_last_grace_has_ended() {
         let mut room = room(100);
-        room.enter(HERE, &join(0, None, 0), None, Time::default());
+        room.enter(HERE, &join(0, None, 0), (None, false), Time::default());
         room.leave(HERE, seat(0), Some(50));
         assert!(!room.is_deserted());
         room.people.as_mut().unwrap().expire(50);

@@ -7,7 +7,11 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use crate::access::Identity;
 use crate::chat::audience::Part;
+use crate::chat::buckets::Buckets;
+use crate::chat::exchange::Refusal;
+use crate::chat::identity::Introduction;
 use crate::chat::resume::Resuming;
 use crate::ids::{ConnId, SessionId, ShardId, UserName};
 use crate::message::close::CloseReason;
@@ -26,7 +30,7 @@ pub(super) struct Session {
     pub(super) phase: Phase,
     pub(super) kind: Kind,
     pub(super) memberships: SmallVec<[Membership; 1]>,
-    pub(super) identity: Identity,
+    pub(super) who: Who,
     /// When bytes last came, in monotonic milliseconds.
     pub(super) heard_ms: u64,
     /// When the last ping was sent; before the first one, when the connection was opened.
@@ -49,6 +53,8 @@ pub(super) struct Session {
     pub(super) gathering: bool,
     /// It sent something to another shard that is not answered by itself.
     pub(super) unsettled: bool,
+    /// In the relay: it may listen, but not speak.
+    pub(super) listens_only: bool,
     /// Close it once everything is answered.
     pub(super) farewell: Option<Farewell>,
     /// Its session's secret, from welcome to the end.
@@ -57,8 +63,21 @@ pub(super) struct Session {
     pub(super) stored: bool,
     /// The session is to be stored as it is now.
     pub(super) changed: bool,
-    /// Its `connect` waits for the session it asked for.
-    pub(super) resuming: Option<Box<Resuming>>,
+    /// What it waits for that only others know.
+    pub(super) awaits: Option<Box<Awaited>>,
+    /// What it has used up of its rates; absent while none is limited.
+    pub(super) buckets: Option<Box<Buckets>>,
+}
+
+/// What a connection needs that only others know.
+#[derive(Debug)]
+pub(super) enum Awaited {
+    /// Who it is.
+    Identity(Introduction),
+    /// The session that it wants to go on with.
+    Session(Resuming),
+    /// Whether its command may go on; the answer, once that is there.
+    Verdict(Option<Result<(), Refusal>>),
 }
 
 /// How a connection ends that is still owed something.
@@ -90,14 +109,23 @@ pub(super) enum Kind {
 }
 
 /// Who a connection is.
-#[derive(Clone, Debug)]
-pub(super) enum Identity {
-    /// Not said yet; what its names will be made of.
-    Pending([u64; 2]),
-    /// This user.
-    User(UserName),
+#[derive(Debug)]
+pub(super) enum Who {
+    /// Not known yet.
+    Pending(Box<Newcomer>),
+    /// This one.
+    Known(Arc<Identity>),
     /// Nobody needs to know.
-    Relay,
+    Nobody,
+}
+
+/// A connection of which it is not known who it is.
+#[derive(Debug)]
+pub(super) struct Newcomer {
+    /// What its names will be made of.
+    pub(super) entropy: u128,
+    /// How often it was turned away.
+    pub(super) refusals: u8,
 }
 
 /// What a connection's input waits for.
@@ -221,13 +249,13 @@ impl Sessions {
 
 impl Session {
     /// A connection that has just finished its transport's handshake.
-    pub(super) fn new(conn: ConnId, kind: Kind, identity: Identity, now_ms: u64) -> Self {
+    pub(super) fn new(conn: ConnId, kind: Kind, who: Who, now_ms: u64) -> Self {
         Self {
             generation: conn.generation,
-            phase: if matches!(identity, Identity::Pending(_)) { Phase::Connecting } else { Phase::Open },
+            phase: if matches!(who, Who::Pending(_)) { Phase::Connecting } else { Phase::Open },
             kind,
             memberships: SmallVec::new(),
-            identity,
+            who,
             heard_ms: now_ms,
             asked_ms: now_ms,
             unanswered: 0,
@@ -240,19 +268,31 @@ impl Session {
             switching: false,
             gathering: false,
             unsettled: false,
+            listens_only: false,
             farewell: None,
             id: None,
             stored: false,
             changed: false,
-            resuming: None,
+            awaits: None,
+            buckets: None,
         }
     }
 
-    pub(super) fn user(&self) -> Option<&UserName> {
-        match &self.identity {
-            Identity::User(user) => Some(user),
-            Identity::Pending(_) | Identity::Relay => None,
+    pub(super) fn identity(&self) -> Option<&Arc<Identity>> {
+        match &self.who {
+            Who::Known(identity) => Some(identity),
+            Who::Pending(_) | Who::Nobody => None,
         }
+    }
+
+    #[inline]
+    pub(super) fn user(&self) -> Option<&UserName> {
+        self.identity().map(|identity| &identity.user)
+    }
+
+    /// Whether others have to say who it is, or what it was, before it may do anything.
+    pub(super) fn awaits_identity(&self) -> bool {
+        matches!(self.awaits.as_deref(), Some(Awaited::Identity(_) | Awaited::Session(_)))
     }
 
     /// The membership in an audience, with its place among the connection's own.
@@ -302,11 +342,11 @@ mod tests {
     fn a_stale_connection_finds_nothing() {
         let mut sessions = Sessions::default();
         let old = conn(4, 1);
-        sessions.insert(old, Session::new(old, Kind::Relay, Identity::Relay, 0));
+        sessions.insert(old, Session::new(old, Kind::Relay, Who::Nobody, 0));
         assert!(sessions.remove(conn(4, 2)).is_none());
         assert!(sessions.remove(old).is_some());
         let new = conn(4, 2);
-        sessions.insert(new, Session::new(new, Kind::Relay, Identity::Relay, 0));
+        sessions.insert(new, Session::new(new, Kind::Relay, Who::Nobody, 0));
         assert!(sessions.get(old).is_none() && sessions.get_mut(old).is_none());
         assert!(sessions.get(new).is_some() && sessions.len() == 1);
         assert_eq!(sessions.at(4), Some(new));

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::chat::arena::Arena;
 use crate::chat::audience::{Audience, AudienceId};
+use crate::chat::buckets::Limited;
 use crate::chat::delivery::Lanes;
 use crate::chat::directory::Gathers;
 use crate::chat::exchange::{Delivery, Refusal, Request, RoomId};
@@ -20,6 +21,7 @@ use crate::chat::lifecycle::{Drain, Timer};
 use crate::chat::random::Random;
 use crate::chat::resume::Homes;
 use crate::chat::room::Room;
+use crate::chat::sanctions::Sanctions;
 use crate::chat::session::{Farewell, Promise, Sessions, Wait};
 use crate::chat::wheel::Wheel;
 use crate::chat::{CoreConfig, Handled, Input, Output, Rules};
@@ -67,6 +69,9 @@ pub struct State {
     pub(super) wheel: Wheel<Timer>,
     pub(super) random: Random,
     pub(super) gathers: Gathers,
+    pub(super) sanctions: Sanctions,
+    /// Commands that were refused for a limit.
+    pub(super) limited: Limited,
     pub(super) drain: Option<Drain>,
     /// Connections whose input is blocked.
     pub(super) blocked: usize,
@@ -104,6 +109,10 @@ pub struct Counts {
     pub redelivered: u64,
     /// Messages that consumers never acknowledged, since the start.
     pub dead_letters: u64,
+    /// Bans, mutes and revocations that are known.
+    pub sanctions: usize,
+    /// Commands that were refused for a limit, since the start.
+    pub limited: Limited,
 }
 
 impl State {
@@ -139,6 +148,8 @@ impl State {
             wheel: Wheel::new(),
             random: Random::new(config.seed, u64::from(config.shard.0)),
             gathers: Gathers::default(),
+            sanctions: Sanctions::default(),
+            limited: Limited::default(),
             drain: None,
             blocked: 0,
             config,
@@ -167,7 +178,8 @@ impl State {
             Input::ReplayReady { conn, audience } => self.on_replay_ready(conn, audience),
             Input::Log(event) => self.on_log_event(event),
             Input::Order { ticket, order } => self.on_order(ticket, order),
-            Input::Identified { .. } | Input::Consulted { .. } => {}
+            Input::Identified { conn, outcome } => self.on_identified(conn, outcome),
+            Input::Consulted { conn, verdict } => self.on_consulted(conn, verdict),
             Input::Rules(rules) => self.on_rules(*rules),
             Input::Tick => self.on_tick(),
             Input::Drain { retry_after_max_ms } => self.on_drain(retry_after_max_ms),
@@ -275,6 +287,8 @@ impl State {
             blocked: self.blocked,
             redelivered: self.redelivered,
             dead_letters: self.dead_letters,
+            sanctions: self.sanctions.len(),
+            limited: self.limited,
         }
     }
 

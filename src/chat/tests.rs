@@ -1,6 +1,9 @@
 //! How the core behaves, by what its clients see. Each test drives several shards through [`super::driver`].
 
+mod guard;
+mod limits;
 mod lives;
+mod moderation;
 mod orders;
 mod recovery;
 mod rooms;

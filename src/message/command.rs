@@ -96,10 +96,41 @@ pub enum CommandBody<'a> {
         /// Most rooms in the answer; `None` is [`PAGE_LIMIT_DEFAULT`].
         limit: Option<u64>,
     },
+    /// Acts on a user of a room.
+    Moderate {
+        /// Where.
+        room: Cow<'a, str>,
+        /// On whom.
+        user: Cow<'a, str>,
+        /// What is done.
+        measure: Measure,
+        /// How long a ban or mute lasts, in milliseconds; `None`: without end.
+        for_ms: Option<u64>,
+    },
+    /// Ends all memberships of a room.
+    Close {
+        /// Which.
+        room: Cow<'a, str>,
+    },
     /// Asks for a `pong`.
     Ping,
     /// Answers a `ping`; only a sign of life.
     Pong,
+}
+
+/// What can be done to a user of a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    /// Put out; may come back.
+    Kick,
+    /// Put out and kept out.
+    Ban,
+    /// Silenced.
+    Mute,
+    /// Kept out no longer.
+    Unban,
+    /// Silenced no longer.
+    Unmute,
 }
 
 /// Fields of `connect`.

@@ -64,7 +64,12 @@ pub enum Event {
         /// Which.
         room: RoomName,
         /// Why.
-        reason: &'static str,
+        notice: Box<KickNotice>,
+    },
+    /// A room was closed: nobody is in it any more.
+    Closed {
+        /// Which.
+        room: RoomName,
     },
     /// An ephemeral message of a room.
     Signal(Arc<Signal>),
@@ -99,6 +104,25 @@ pub enum Event {
     Relay(Bytes),
 }
 
+/// Why a connection is no longer in a room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KickNotice {
+    /// A word for programs.
+    pub reason: &'static str,
+    /// Who did it, if a member did.
+    pub by: Option<UserName>,
+    /// Until when it may not come back, Unix milliseconds; absent when it may, and when there is no end.
+    pub until_unix_ms: Option<u64>,
+}
+
+impl KickNotice {
+    /// A notice with a reason and nothing else.
+    #[must_use]
+    pub fn new(reason: &'static str) -> Self {
+        Self { reason, by: None, until_unix_ms: None }
+    }
+}
+
 /// The answer to `connect`.
 #[derive(Clone, Debug)]
 pub struct Welcome {
@@ -106,6 +130,8 @@ pub struct Welcome {
     pub connection: String,
     /// Who the client is.
     pub user: UserName,
+    /// What people call it, if its token says so.
+    pub name: Option<Arc<str>>,
     /// The session's secret, written as 32 hexadecimal digits.
     pub session: SessionId,
     /// Silence after which the server pings, in milliseconds.
@@ -117,6 +143,8 @@ pub struct Welcome {
     /// Whether the session asked for goes on; absent when none was asked for. If so, an `ok` without tag follows for
     /// each of its rooms, as for rooms in the URL.
     pub resumed: Option<bool>,
+    /// When its token ends, Unix milliseconds.
+    pub expires: Option<u64>,
 }
 
 /// The `limits` of a `welcome`.

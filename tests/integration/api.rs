@@ -40,7 +40,10 @@ fn a_wrong_key_is_told_so_and_nothing_is_logged_of_it() {
     let of = |record: &&&Value| (record["outcome"].clone(), record["status"].clone());
     assert_eq!(audit.iter().filter(|record| of(record) == (json!("refused"), json!(401))).count(), 3, "{said}");
     let call = audit.iter().find(|record| record["by"] == "ops").unwrap();
-    assert_eq!((&call["event"], &call["method"], &call["path"]), (&json!("admin"), &json!("GET"), &json!("/api/v1/rooms")));
+    assert_eq!(
+        (&call["event"], &call["method"], &call["path"]),
+        (&json!("admin"), &json!("GET"), &json!("/api/v1/rooms"))
+    );
     assert_eq!(of(&call), (json!("done"), json!(200)));
     assert!(!said.contains(KEY) && !said.contains(READING_KEY) && !said.contains(wrong), "{said}");
 }
@@ -128,7 +131,8 @@ fn what_is_too_large_is_refused() {
 #[test]
 fn a_batch_is_answered_in_order() {
     let api = Api::with([]);
-    let publish = |content: Value| json!({"method": "POST", "path": "/publish", "body": {"room": "a", "content": content}});
+    let publish =
+        |content: Value| json!({"method": "POST", "path": "/publish", "body": {"room": "a", "content": content}});
     let requests = json!([
         publish(json!(1)),
         {"method": "GET", "path": "/api/v1/rooms/a/history"},
@@ -168,7 +172,10 @@ fn the_terminal_asks_and_says_how_it_went() {
     let said: Value = serde_json::from_str(&said).unwrap();
     assert_eq!((code, &said["messages"][0]["content"]), (0, &json!("hallo")));
     let (code, said, complaint) = run(&["room", "nowhere"]);
-    assert!(code == 1 && said.is_empty() && complaint.contains("404") && complaint.contains("no such room"), "{complaint}");
+    assert!(
+        code == 1 && said.is_empty() && complaint.contains("404") && complaint.contains("no such room"),
+        "{complaint}"
+    );
     let (code, _, complaint) = run(&["publish", "a", "{", "--raw"]);
     assert!(code == 1 && complaint.contains("line 1"), "{complaint}");
     let output = run_to_end(&["admin", "--url", &api.url(), "rooms"]);

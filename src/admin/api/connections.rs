@@ -8,6 +8,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::super::problem::Problem;
 use super::Api;
 use super::input::{Name, Named, Params, page_limit};
+use super::moderation::{Sanction, sanctions};
 use crate::chat::operate::{ConnectionView, Order, OrderReply, Target};
 use crate::ids::{Member, ShardId, UserName};
 use crate::limits::PAGE_MAX;
@@ -49,6 +50,9 @@ pub(super) struct Connection {
     /// When it was accepted, Unix milliseconds, to the second.
     #[serde(skip_serializing_if = "Option::is_none")]
     since: Option<u64>,
+    /// When its token ends, Unix milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires: Option<u64>,
     /// The rooms it is in.
     rooms: Vec<String>,
 }
@@ -60,6 +64,8 @@ pub(super) struct User {
     user: String,
     /// Its connections, at most 1,000.
     connections: Vec<Connection>,
+    /// What is in force against it, in rooms and on the whole server.
+    sanctions: Vec<Sanction>,
 }
 
 /// How many were meant.
@@ -84,15 +90,22 @@ pub(super) async fn list(
     Ok(Json(Connections { connections, next }))
 }
 
-/// Shows a user's connections.
+/// Shows a user's connections, and what is in force against it.
 ///
-/// A user that is not connected has none: the server keeps no list of users.
+/// The server keeps no list of users: one that it has never seen has neither.
 #[utoipa::path(get, path = "/api/v1/users/{user}", tag = "users", params(("user" = String, Path)),
     responses((status = 200, body = User)))]
 pub(super) async fn of_user(State(api): State<Api>, Named(user): Named<UserName>) -> Result<Json<User>, Problem> {
     let (found, _) = page(&api, Some(&user), None, PAGE_MAX).await?;
     let connections = found.into_iter().map(Connection::from).collect();
-    Ok(Json(User { user: user.as_str().to_owned(), connections }))
+    let mut records = Vec::new();
+    for shard in api.operator.shards() {
+        match api.operator.ask(shard, Order::Sanctions(user.clone())).await? {
+            OrderReply::Sanctions(known) => records.extend(known),
+            _ => return Err(Problem::unexpected()),
+        }
+    }
+    Ok(Json(User { user: user.as_str().to_owned(), connections, sanctions: sanctions(records) }))
 }
 
 /// Closes all connections of a user, with code 4510. It may come back.
@@ -170,6 +183,7 @@ impl From<(ShardId, ConnectionView)> for Connection {
             user: view.user.map(|user| user.as_str().to_owned()),
             transport: view.transport.map(|transport| transport.kind),
             since: view.transport.map(|transport| transport.since_unix_s * 1_000),
+            expires: view.expires_unix_ms,
             rooms: view.rooms.iter().map(|room| room.as_str().to_owned()).collect(),
         }
     }

@@ -6,7 +6,7 @@ use utoipa::{Modify, OpenApi};
 
 use super::super::problem::ProblemBody;
 use super::super::{ReloadReport, backup};
-use super::{batch, broadcast, connections, letters, publish, rooms, server};
+use super::{batch, broadcast, connections, letters, moderation, publish, rooms, server};
 
 /// The document.
 pub(in crate::admin) fn document() -> utoipa::openapi::OpenApi {
@@ -26,6 +26,18 @@ pub(in crate::admin) fn document() -> utoipa::openapi::OpenApi {
         rooms::look,
         rooms::history,
         rooms::presence,
+        moderation::close,
+        moderation::kick,
+        moderation::ban_in_room,
+        moderation::unban_in_room,
+        moderation::mute_in_room,
+        moderation::unmute_in_room,
+        moderation::ban,
+        moderation::unban,
+        moderation::mute,
+        moderation::unmute,
+        moderation::revoke,
+        moderation::revoke_token,
         letters::list,
         letters::replay,
         letters::purge,

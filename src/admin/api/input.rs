@@ -29,7 +29,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
             StatusCode::PAYLOAD_TOO_LARGE => Problem::too_large("a request may have 1 MiB: send less at a time"),
             _ => Problem::bad_request(rejection.body_text()),
         })?;
-        let read = Json::from_bytes(&bytes).map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+        // A request whose fields may all be left out needs no body.
+        let text = if bytes.is_empty() { Bytes::from_static(b"{}") } else { bytes };
+        let read = Json::from_bytes(&text).map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
         Ok(Self(read.0))
     }
 }

@@ -10,6 +10,7 @@ mod connections;
 mod document;
 mod input;
 mod letters;
+mod moderation;
 mod publish;
 mod rooms;
 mod server;
@@ -54,11 +55,23 @@ const ROUTES: &[Route] = &[
     (Method::GET, "/rooms/{room}", || get(rooms::look)),
     (Method::GET, "/rooms/{room}/history", || get(rooms::history)),
     (Method::GET, "/rooms/{room}/presence", || get(rooms::presence)),
+    (Method::POST, "/rooms/{room}/close", || post(moderation::close)),
+    (Method::POST, "/rooms/{room}/kick", || post(moderation::kick)),
+    (Method::POST, "/rooms/{room}/ban", || post(moderation::ban_in_room)),
+    (Method::POST, "/rooms/{room}/unban", || post(moderation::unban_in_room)),
+    (Method::POST, "/rooms/{room}/mute", || post(moderation::mute_in_room)),
+    (Method::POST, "/rooms/{room}/unmute", || post(moderation::unmute_in_room)),
     (Method::GET, "/rooms/{room}/dead-letters", || get(letters::list)),
     (Method::DELETE, "/rooms/{room}/dead-letters", || delete(letters::purge)),
     (Method::POST, "/rooms/{room}/dead-letters/replay", || post(letters::replay)),
     (Method::GET, "/users/{user}", || get(connections::of_user)),
     (Method::POST, "/users/{user}/disconnect", || post(connections::disconnect_user)),
+    (Method::POST, "/users/{user}/ban", || post(moderation::ban)),
+    (Method::POST, "/users/{user}/unban", || post(moderation::unban)),
+    (Method::POST, "/users/{user}/mute", || post(moderation::mute)),
+    (Method::POST, "/users/{user}/unmute", || post(moderation::unmute)),
+    (Method::POST, "/users/{user}/revoke", || post(moderation::revoke)),
+    (Method::POST, "/tokens/{jti}/revoke", || post(moderation::revoke_token)),
     (Method::GET, "/connections", || get(connections::list)),
     (Method::DELETE, "/connections/{connection}", || delete(connections::disconnect)),
     (Method::GET, "/shards", || get(server::shards)),

@@ -9,6 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::super::problem::Problem;
 use super::Api;
 use super::input::{Name, Named, Params, page_limit};
+use super::moderation::{Sanction, sanctions};
 use crate::chat::operate::{Order, OrderReply, RoomOrder, RoomView};
 use crate::ids::{RoomName, Seq, UserName};
 use crate::message::command::HistoryFrom;
@@ -53,6 +54,9 @@ pub(super) struct Room {
     epoch: String,
     /// What is kept of it.
     policy: Policy,
+    /// Bans and mutes in force, by user. Left out of lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sanctions: Option<Vec<Sanction>>,
 }
 
 /// What is kept of a room.
@@ -196,7 +200,10 @@ pub(super) async fn page(
     responses((status = 200, body = Room)))]
 pub(super) async fn look(State(api): State<Api>, Named(room): Named<RoomName>) -> Result<Json<Room>, Problem> {
     match api.operator.ask_room(room, RoomOrder::Look).await? {
-        OrderReply::Room(view) => Ok(Json(Room::from(*view))),
+        OrderReply::Room(mut view) => {
+            let sanctions = Some(sanctions(std::mem::take(&mut view.sanctions)));
+            Ok(Json(Room { sanctions, ..Room::from(*view) }))
+        }
         _ => Err(Problem::unexpected()),
     }
 }
@@ -256,6 +263,7 @@ impl From<RoomView> for Room {
             seq: view.head.0,
             epoch: view.epoch.to_string(),
             policy: Policy::from(view.policy),
+            sanctions: None,
         }
     }
 }

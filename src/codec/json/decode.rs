@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use crate::ids::{Epoch, Seq};
 use crate::limits::{JSON_DEPTH_MAX, LABEL_BYTES_MAX, ROOMS_PER_CONNECTION_MAX, TAGS_MAX};
 use crate::message::close::ErrorCode;
-use crate::message::command::{Command, CommandBody, Connect, HistoryFrom, Join, Position, Publish, Resume};
+use crate::message::command::{Command, CommandBody, Connect, HistoryFrom, Join, Measure, Position, Publish, Resume};
 
 use super::scan::{Fault, FaultKind, Scanner, Value, unescape};
 
@@ -137,11 +137,22 @@ impl<'a> Fields<'a> {
                 CommandBody::Presence { room, after: self.string("after")?, limit: self.integer("limit")? }
             }
             "rooms" => CommandBody::Rooms { after: self.string("after")?, limit: self.integer("limit")? },
+            "kick" => self.moderate(Measure::Kick)?,
+            "ban" => self.moderate(Measure::Ban)?,
+            "mute" => self.moderate(Measure::Mute)?,
+            "unban" => self.moderate(Measure::Unban)?,
+            "unmute" => self.moderate(Measure::Unmute)?,
+            "close" => CommandBody::Close { room: self.required_string("room")? },
             "ping" => CommandBody::Ping,
             "pong" => CommandBody::Pong,
             _ => return Ok(None),
         };
         Ok(Some(body))
+    }
+
+    fn moderate(&self, measure: Measure) -> Result<CommandBody<'a>, Complaint> {
+        let (room, user) = (self.required_string("room")?, self.required_string("user")?);
+        Ok(CommandBody::Moderate { room, user, measure, for_ms: self.integer("for_ms")? })
     }
 
     fn publish(&self) -> Result<Publish<'a>, Complaint> {
@@ -314,9 +325,9 @@ fn missing(name: &str) -> Complaint {
 }
 
 /// The fields that any command has, the most frequent first.
-static KNOWN: [&str; 22] = [
+static KNOWN: [&str; 24] = [
     "type", "room", "content", "id", "key", "tag", "echo", "receipt", "name", "token", "resume", "since", "history",
-    "ack", "tags", "presence", "from", "to", "seq", "before", "after", "limit",
+    "ack", "tags", "presence", "from", "to", "seq", "before", "after", "limit", "user", "for_ms",
 ];
 /// What `resume` must be.
 const RESUME_SHAPE: &str =

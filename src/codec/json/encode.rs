@@ -5,7 +5,7 @@
 
 use crate::ids::UserName;
 use crate::message::close::ErrorCode;
-use crate::message::event::{Event, Joined, Message, PresentUser, Reply, RoomSummary, Welcome};
+use crate::message::event::{Event, Joined, KickNotice, Message, PresentUser, Reply, RoomSummary, Welcome};
 
 use super::scan::plain_len;
 
@@ -30,10 +30,10 @@ pub fn encode(event: &Event, out: &mut Vec<u8>) {
             integer(",\"delivered\":", *delivered, out);
             integer(",\"members\":", *members, out);
         }
-        Event::Kicked { room, reason } => {
-            open("kicked", None, out);
+        Event::Kicked { room, notice } => encode_kicked(room.as_str(), notice, out),
+        Event::Closed { room } => {
+            open("closed", None, out);
             string(",\"room\":", room.as_str(), out);
-            string(",\"reason\":", reason, out);
         }
         Event::Signal(signal) => {
             open("signal", None, out);
@@ -72,6 +72,18 @@ pub fn encode(event: &Event, out: &mut Vec<u8>) {
         Event::Relay(_) => unreachable!("the shell sends relay frames as they are"),
     }
     out.push(b'}');
+}
+
+fn encode_kicked(room: &str, notice: &KickNotice, out: &mut Vec<u8>) {
+    open("kicked", None, out);
+    string(",\"room\":", room, out);
+    string(",\"reason\":", notice.reason, out);
+    if let Some(by) = &notice.by {
+        string(",\"by\":", by.as_str(), out);
+    }
+    if let Some(until) = notice.until_unix_ms {
+        integer(",\"until\":", until, out);
+    }
 }
 
 fn encode_message(message: &Message, out: &mut Vec<u8>) {
@@ -160,6 +172,9 @@ fn encode_welcome(id: Option<u64>, welcome: &Welcome, out: &mut Vec<u8>) {
     open("welcome", id, out);
     string(",\"connection\":", &welcome.connection, out);
     string(",\"user\":", welcome.user.as_str(), out);
+    if let Some(name) = &welcome.name {
+        string(",\"name\":", name, out);
+    }
     hex(",\"session\":\"", welcome.session.0, 32, out);
     integer(",\"heartbeat_ms\":", welcome.heartbeat_ms, out);
     integer(",\"limits\":{\"message_bytes\":", welcome.limits.message_bytes as u64, out);
@@ -168,6 +183,9 @@ fn encode_welcome(id: Option<u64>, welcome: &Welcome, out: &mut Vec<u8>) {
     string("},\"node\":", &welcome.node, out);
     if let Some(resumed) = welcome.resumed {
         flag(",\"resumed\":", resumed, out);
+    }
+    if let Some(expires) = welcome.expires {
+        integer(",\"expires\":", expires, out);
     }
 }
 
@@ -418,7 +436,7 @@ mod tests {
         let receipt = Event::Receipt { room: room(), seq: Seq(3), delivered: 1, members: 2 };
         let expected = json!({"type": "receipt", "room": "the \"lobby\"", "seq": 3, "delivered": 1, "members": 2});
         assert_eq!(value(&receipt), expected);
-        let kicked = Event::Kicked { room: room(), reason: "why" };
+        let kicked = Event::Kicked { room: room(), notice: Box::new(KickNotice::new("why")) };
         assert_eq!(value(&kicked), json!({"type": "kicked", "room": "the \"lobby\"", "reason": "why"}));
         let closing = Event::Closing { reason: "restart", retry_after_ms: 10 };
         assert_eq!(value(&closing), json!({"type": "closing", "reason": "restart", "retry_after_ms": 10}));

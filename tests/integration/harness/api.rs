@@ -90,7 +90,10 @@ impl Api {
     /// Checks an answer against the document.
     pub fn check(&self, method: &str, path: &str, status: u16, kind: &str, value: &Value) {
         let Some(operation) = self.operation(method, path) else {
-            assert!(matches!(status, 404 | 405), "{method} {path} is not in the document, and was answered by {status}");
+            assert!(
+                matches!(status, 404 | 405),
+                "{method} {path} is not in the document, and was answered by {status}"
+            );
             return;
         };
         let responses = &operation["responses"];
