@@ -294,6 +294,11 @@ impl World {
         handled
     }
 
+    /// Works off what orders outside of inputs have led to.
+    pub(super) fn poll_all(&mut self) {
+        (0..self.states.len() as u16).for_each(|shard| self.poll(ShardId(shard)));
+    }
+
     fn set_time(&mut self, us: u64) {
         self.now = Time { us, unix_ms: 1_000_000 + us / 1_000 };
     }

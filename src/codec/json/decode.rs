@@ -392,6 +392,8 @@ mod tests {
     #[test]
     fn every_command_is_read() {
         let join = |room| Join { room, ..Join::default() };
+        let moderate =
+            |measure, for_ms| CommandBody::Moderate { room: "a".into(), user: "b".into(), measure, for_ms };
         let table = [
             (r#"{"type":"connect"}"#, CommandBody::Connect(Connect::default())),
             (
@@ -411,6 +413,12 @@ mod tests {
                 }),
             ),
             (r#"{"type":"leave","room":"a"}"#, CommandBody::Leave { room: "a".into() }),
+            (r#"{"type":"close","room":"a"}"#, CommandBody::Close { room: "a".into() }),
+            (r#"{"type":"kick","room":"a","user":"b"}"#, moderate(Measure::Kick, None)),
+            (r#"{"type":"ban","room":"a","user":"b","for_ms":7}"#, moderate(Measure::Ban, Some(7))),
+            (r#"{"type":"mute","room":"a","user":"b","for_ms":null}"#, moderate(Measure::Mute, None)),
+            (r#"{"type":"unban","room":"a","user":"b"}"#, moderate(Measure::Unban, None)),
+            (r#"{"type":"unmute","room":"a","user":"b"}"#, moderate(Measure::Unmute, None)),
             (
                 r#"{"type":"switch","from":"a","to":"b"}"#,
                 CommandBody::Switch { from: "a".into(), to: join("b".into()) },
@@ -573,7 +581,7 @@ mod tests {
 
     #[test]
     fn unknown_types_are_named() {
-        for kind in ["kick", "ban", "mute", "close", "Ping", ""] {
+        for kind in ["promote", "Kick", "Ping", ""] {
             let error = decode(format!(r#"{{"type":"{kind}","id":1}}"#).as_bytes()).unwrap_err();
             assert_eq!((error.id, error.code), (Some(1), ErrorCode::UnknownType));
             assert_eq!(error.message, format!("there is no command `{kind}`"));

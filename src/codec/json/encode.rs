@@ -438,6 +438,11 @@ mod tests {
         assert_eq!(value(&receipt), expected);
         let kicked = Event::Kicked { room: room(), notice: Box::new(KickNotice::new("why")) };
         assert_eq!(value(&kicked), json!({"type": "kicked", "room": "the \"lobby\"", "reason": "why"}));
+        let notice = KickNotice { reason: "banned", by: Some(user("a")), until_unix_ms: Some(9) };
+        let banned = Event::Kicked { room: room(), notice: Box::new(notice) };
+        let expected = json!({"type": "kicked", "room": "the \"lobby\"", "reason": "banned", "by": "a", "until": 9});
+        assert_eq!(value(&banned), expected);
+        assert_eq!(value(&Event::Closed { room: room() }), json!({"type": "closed", "room": "the \"lobby\""}));
         let closing = Event::Closing { reason: "restart", retry_after_ms: 10 };
         assert_eq!(value(&closing), json!({"type": "closing", "reason": "restart", "retry_after_ms": 10}));
         assert_eq!(value(&Event::Ping), json!({"type": "ping"}));
@@ -451,6 +456,8 @@ mod tests {
             connection: "0-1-2".into(),
             resumed: None,
             user: user("a"),
+            name: None,
+            expires: None,
             session: SessionId(0xf),
             heartbeat_ms: 30_000,
             limits,
@@ -459,7 +466,10 @@ mod tests {
         let expected = json!({"type": "welcome", "id": 1, "connection": "0-1-2", "user": "a",
             "session": "0000000000000000000000000000000f", "heartbeat_ms": 30_000,
             "limits": {"message_bytes": 65_536, "rooms": 128, "unanswered": 64}, "node": "n"});
-        assert_eq!(value(&Event::Welcome { id: Some(1), body: Box::new(body) }), expected);
+        assert_eq!(value(&Event::Welcome { id: Some(1), body: Box::new(body.clone()) }), expected);
+        let proven = Welcome { name: Some("Ann".into()), expires: Some(5), resumed: Some(true), ..body };
+        let proven = value(&Event::Welcome { id: Some(1), body: Box::new(proven) });
+        assert_eq!((&proven["name"], &proven["expires"], &proven["resumed"]), (&json!("Ann"), &json!(5), &json!(true)));
         let error = Event::Error { id: None, code: ErrorCode::Overloaded, message: "later".into() };
         let expected = json!({"type": "error", "code": "overloaded", "message": "later", "temporary": true});
         assert_eq!(value(&error), expected);
