@@ -8,11 +8,13 @@ use std::process::ExitCode;
 use hubbub::admin::AdminKeys;
 use hubbub::admin::client::{self, ClientError};
 use hubbub::config::layout::{Layout, Machine};
-use hubbub::config::{AdminCall, Config, ConfigError, Invocation, Loaded, StoreAction, Subcommand};
+use hubbub::config::{AdminCall, Config, ConfigError, Invocation, Loaded, StoreAction, Subcommand, TokenAction};
 use hubbub::doctor::{self, Verdict};
 use hubbub::shard::{self, ServeError, Surroundings};
 use hubbub::store::offline::{self, Epochs, OfflineError};
 use hubbub::telemetry::log;
+use hubbub::tls::TlsConfigs;
+use hubbub::token::{self, cli};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -36,6 +38,7 @@ fn run(invocation: &Invocation) -> Result<ExitCode, ConfigError> {
         Subcommand::Doctor => Ok(examine(&loaded)),
         Subcommand::Store(action) => Ok(tend_store(&loaded.config, action)),
         Subcommand::Admin(call) => Ok(operate(&loaded.config, call)),
+        Subcommand::Token(action) => Ok(work_on_tokens(&loaded.config, action)),
     }
 }
 
@@ -62,6 +65,8 @@ fn serve(invocation: &Invocation, loaded: &Loaded) -> Result<ExitCode, ConfigErr
 
 fn check_config(loaded: &Loaded, explain: bool) -> Result<ExitCode, ConfigError> {
     let layout = Layout::decide(&loaded.config, &Machine::detect()).map_err(|problem| loaded.blame(problem))?;
+    token::check_files(&loaded.config.token).map_err(|problem| loaded.blame(problem))?;
+    TlsConfigs::load(&loaded.config).map_err(|problem| loaded.blame(problem))?;
     if explain {
         print!("{}", hubbub::config::explain(loaded));
         println!();
@@ -84,6 +89,19 @@ fn operate(config: &Config, call: &AdminCall) -> ExitCode {
         Err(error) => {
             complain(&error);
             if matches!(error, ClientError::Unusable(_)) { ExitCode::from(UNUSABLE) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+fn work_on_tokens(config: &Config, action: &TokenAction) -> ExitCode {
+    match cli::run(action, config) {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
         }
     }
 }

@@ -13,7 +13,7 @@ use hubbub::telemetry::render::Renderer;
 const LAYERS: [&[&str]; 4] = [
     &["access", "ids", "limits", "clock", "message", "policy"],
     &["chat", "codec"],
-    &["config", "net", "store", "telemetry", "web"],
+    &["config", "hooks", "net", "store", "telemetry", "tls", "token", "web"],
     &["admin", "doctor", "shard"],
 ];
 /// Sights within a layer.
@@ -24,8 +24,13 @@ const ALSO: &[(&str, &str)] = &[
     ("access", "ids"),
     ("access", "message"),
     ("access", "policy"),
+    ("config", "hooks"),
     ("config", "telemetry"),
+    ("hooks", "telemetry"),
     ("store", "telemetry"),
+    ("token", "config"),
+    ("token", "telemetry"),
+    ("tls", "config"),
     ("shard", "admin"),
 ];
 /// Modules that see less than their layer: bytes only, or nothing at all.

@@ -75,7 +75,9 @@ impl Buckets {
     /// Takes what a command uses, or says how long to wait, in milliseconds, and for which limit.
     fn take(&mut self, spend: Spend, limits: &Limits, now_ns: u64) -> Result<(), (Cause, u64)> {
         let (messages, bytes, joins) = match spend {
-            Spend::Message(bytes) => (limits.messages_per_second, limits.bytes_per_second.map(|max| (max, bytes)), None),
+            Spend::Message(bytes) => {
+                (limits.messages_per_second, limits.bytes_per_second.map(|max| (max, bytes)), None)
+            }
             Spend::Join => (None, None, limits.joins_per_second),
         };
         let waits = [
@@ -83,7 +85,8 @@ impl Buckets {
             (Cause::Bytes, bytes.and_then(|(max, bytes)| self.bytes.wait(bytes as u64, max, now_ns))),
             (Cause::Joins, joins.and_then(|max| self.joins.wait(1, max, now_ns))),
         ];
-        if let Some((cause, wait)) = waits.into_iter().filter_map(|(cause, wait)| Some((cause, wait?))).max_by_key(|w| w.1)
+        if let Some((cause, wait)) =
+            waits.into_iter().filter_map(|(cause, wait)| Some((cause, wait?))).max_by_key(|w| w.1)
         {
             self.refusals = self.refusals.saturating_add(1);
             return Err((cause, wait.div_ceil(1_000_000)));

@@ -133,13 +133,7 @@ impl State {
     }
 
     /// One shard's part has come, or some of it.
-    pub(super) fn on_rooms(
-        &mut self,
-        number: u64,
-        shard: ShardId,
-        rooms: Vec<RoomSummary>,
-        reached: Option<RoomName>,
-    ) {
+    pub(super) fn on_rooms(&mut self, number: u64, shard: ShardId, rooms: Vec<RoomSummary>, reached: Option<RoomName>) {
         let Some(gather) = self.gathers.open.get_mut(&number) else {
             debug_assert!(false, "only what was asked is answered");
             return;

@@ -163,7 +163,8 @@ impl State {
             return Err(Refusal::new(ErrorCode::BadRequest, text));
         }
         if join.ack && !room.reads_history(join) {
-            let text = "delivery is acknowledged from the log, and the right to read `history` is missing: leave out `ack`";
+            let text =
+                "delivery is acknowledged from the log, and the right to read `history` is missing: leave out `ack`";
             return Err(Refusal::new(ErrorCode::Forbidden, text));
         }
         Ok(())

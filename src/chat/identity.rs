@@ -147,13 +147,7 @@ impl State {
     }
 
     /// The connection is this user's from here on. `resumed`: whether the session it asked for goes on.
-    pub(super) fn welcome(
-        &mut self,
-        conn: ConnId,
-        id: Option<u64>,
-        identity: Arc<Identity>,
-        resumed: Option<bool>,
-    ) {
+    pub(super) fn welcome(&mut self, conn: ConnId, id: Option<u64>, identity: Arc<Identity>, resumed: Option<bool>) {
         let Some(Who::Pending(newcomer)) = self.sessions.get(conn).map(|session| &session.who) else {
             return;
         };

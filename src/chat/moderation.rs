@@ -41,14 +41,7 @@ impl State {
     }
 
     /// Acts on a user, if the member may. What is to outlast a restart is answered once it is stored.
-    pub(super) fn moderate_here(
-        &mut self,
-        from: ShardId,
-        room: &RoomRef,
-        seat: Seat,
-        id: Option<u64>,
-        order: Order,
-    ) {
+    pub(super) fn moderate_here(&mut self, from: ShardId, room: &RoomRef, seat: Seat, id: Option<u64>, order: Order) {
         let is_kick = order.measure == Measure::Kick;
         let outcome = self.carry_out(from, room, seat, order);
         match (outcome, id) {

@@ -6,6 +6,7 @@
 //! Invariants: every order is answered exactly once, by [`Output::Answered`] with its ticket. A room that an operator
 //! reads from the store stays until it is read (`RoomLog::reading`).
 
+use std::net::IpAddr;
 use std::ops::Bound;
 
 use crate::chat::Output;
@@ -173,6 +174,8 @@ pub struct TransportView {
     pub kind: &'static str,
     /// When it was accepted, in Unix seconds.
     pub since_unix_s: u64,
+    /// From where, if anything of the configuration depends on that.
+    pub address: Option<IpAddr>,
 }
 
 /// The connection to which answers for operators go.

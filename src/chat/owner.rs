@@ -51,10 +51,12 @@ impl State {
             Request::Delete { room, seat, id, seq } => {
                 self.delete_here(from, &room, seat, id, seq);
             }
-            Request::History { room, seat, id, from: start, limit } => match self.allowed(from, &room, seat, Action::History) {
-                Ok((room, _)) => self.history_here(from, (room, seat.conn, id), start, limit),
-                Err(refusal) => self.reply(from, seat.conn, Some(id), Err(refusal)),
-            },
+            Request::History { room, seat, id, from: start, limit } => {
+                match self.allowed(from, &room, seat, Action::History) {
+                    Ok((room, _)) => self.history_here(from, (room, seat.conn, id), start, limit),
+                    Err(refusal) => self.reply(from, seat.conn, Some(id), Err(refusal)),
+                }
+            }
             Request::Presence { room, seat, id, after, limit } => {
                 let outcome = self.presence_here(from, &room, seat, after.as_ref(), limit);
                 self.reply(from, seat.conn, Some(id), outcome);

@@ -291,7 +291,11 @@ impl Room {
     /// The member on a seat, if it is still the same connection, and was not put out.
     pub(super) fn occupant(&self, from: ShardId, seat: Seat) -> Option<&Occupant> {
         let listener = &self.listeners[self.find_listener(from).ok()?];
-        listener.seats.get(seat.number as usize)?.as_ref().filter(|occupant| occupant.conn == seat.conn && !occupant.out)
+        listener
+            .seats
+            .get(seat.number as usize)?
+            .as_ref()
+            .filter(|occupant| occupant.conn == seat.conn && !occupant.out)
     }
 
     /// The audience of the members from one shard.

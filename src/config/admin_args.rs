@@ -1,6 +1,7 @@
 //! The command line of `hubbub admin`: each of its commands is one request to the API of a running server.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde_json::{Map, Value, json};
@@ -77,6 +78,7 @@ fn about_rooms() -> Vec<Command> {
             .arg(room())
             .args([number("before", "Before this seq"), number("after", "After this seq; 0: from the start")])
             .arg(number("limit", "Most messages")),
+        Command::new("close").about("Put everyone out of a room").arg(room()),
         Command::new("presence").about("Show who is in a room").arg(room()).args(page.clone()),
         Command::new("publish").about("Say something in a room").args([room(), name("text", "TEXT")]).args(said()),
         Command::new("broadcast")
@@ -99,7 +101,25 @@ fn about_rooms() -> Vec<Command> {
 
 fn about_people() -> Vec<Command> {
     let user = || name("user", "USER");
+    let term = [
+        option("for", "For how long, such as 10m; without it there is no end").value_parser(humantime::parse_duration),
+        option("reason", "Why; the user is told"),
+    ];
+    let measure = |name: &'static str, about: &'static str| {
+        let room = option("room", "Only in this room; otherwise on the whole server");
+        Command::new(name).about(about).arg(user()).arg(room)
+    };
     vec![
+        measure("ban", "Keep a user out").args(term.clone()),
+        measure("unban", "Let a user in again"),
+        measure("mute", "Let a user be there, but not speak").args(term.clone()),
+        measure("unmute", "Let a user speak again"),
+        Command::new("kick").about("Put a user out of a room, who may come back").args([name("room", "ROOM"), user()]),
+        Command::new("revoke")
+            .about("Make a user's tokens of until now worthless, or one token")
+            .arg(user().required(false).required_unless_present("token"))
+            .arg(option("token", "Only the one with this jti").conflicts_with("user"))
+            .args(term),
         Command::new("user").about("Show a user's connections").arg(user()),
         Command::new("connections")
             .about("List connections")
@@ -153,6 +173,16 @@ fn request(command: &str, said: &ArgMatches) -> (&'static str, String, AdminBody
             ("POST", "/broadcast".into(), message(said, &["to", "pattern", "after", "key", "sender", "tag"]))
         }
         "letters" => letters(said, &room("/dead-letters")),
+        "close" => post(&room("/close")),
+        "kick" => ("POST", room("/kick"), AdminBody::Json(json!({"user": said.get_one::<String>("user")}).to_string())),
+        "ban" | "unban" | "mute" | "unmute" => measure(said, command),
+        "revoke" => {
+            let whose = match said.contains_id("token") {
+                true => format!("/tokens/{}", segment(said, "token")),
+                false => format!("/users/{}", segment(said, "user")),
+            };
+            ("POST", format!("{whose}/revoke"), AdminBody::Json(term(said).to_string()))
+        }
         "user" => get(format!("/users/{}", segment(said, "user")), &[]),
         "connections" => get("/connections".into(), &["user", "after", "limit"]),
         "disconnect" if said.contains_id("connection") => {
@@ -167,6 +197,30 @@ fn request(command: &str, said: &ArgMatches) -> (&'static str, String, AdminBody
         // `reload` and `drain`.
         _ => post(&format!("/{command}")),
     }
+}
+
+/// Something against a user, in a room or everywhere, or its end.
+fn measure(said: &ArgMatches, command: &str) -> (&'static str, String, AdminBody) {
+    let mut body = if command.starts_with("un") { json!({}) } else { term(said) };
+    let path = if said.contains_id("room") {
+        body["user"] = Value::from(said.get_one::<String>("user").map_or("", String::as_str));
+        format!("/rooms/{}/{command}", segment(said, "room"))
+    } else {
+        format!("/users/{}/{command}", segment(said, "user"))
+    };
+    ("POST", path, AdminBody::Json(body.to_string()))
+}
+
+/// For how long, and why.
+fn term(said: &ArgMatches) -> Value {
+    let mut term = json!({});
+    if let Some(time) = said.get_one::<Duration>("for") {
+        term["for_ms"] = Value::from(time.as_millis() as u64);
+    }
+    if let Some(reason) = said.get_one::<String>("reason") {
+        term["reason"] = Value::from(reason.as_str());
+    }
+    term
 }
 
 fn letters(said: &ArgMatches, path: &str) -> (&'static str, String, AdminBody) {
@@ -297,6 +351,17 @@ mod tests {
         assert_eq!(asked(&["disconnect", "ann"]), "POST /users/ann/disconnect");
         assert_eq!(asked(&["disconnect", "--connection", "s0-1-2"]), "DELETE /connections/s0-1-2");
         assert_eq!(asked(&["connections", "--user", "ann"]), "GET /connections?user=ann");
+        assert_eq!(asked(&["close", "a"]), "POST /rooms/a/close");
+        assert_eq!(asked(&["kick", "a", "u"]), r#"POST /rooms/a/kick {"user":"u"}"#);
+        assert_eq!(
+            asked(&["ban", "u", "--room", "a", "--for", "10m", "--reason", "spam"]),
+            r#"POST /rooms/a/ban {"for_ms":600000,"reason":"spam","user":"u"}"#
+        );
+        assert_eq!(asked(&["mute", "u"]), "POST /users/u/mute {}");
+        assert_eq!(asked(&["unban", "u", "--room", "a"]), r#"POST /rooms/a/unban {"user":"u"}"#);
+        assert_eq!(asked(&["unmute", "u"]), "POST /users/u/unmute {}");
+        assert_eq!(asked(&["revoke", "u"]), "POST /users/u/revoke {}");
+        assert_eq!(asked(&["revoke", "--token", "j", "--for", "1h"]), r#"POST /tokens/j/revoke {"for_ms":3600000}"#);
         assert_eq!(asked(&["batch", "-"]), "POST /batch <-");
         for command in ["shards", "config"] {
             assert_eq!(asked(&[command]), format!("GET /{command}"));

@@ -1,9 +1,13 @@
 //! The command line: subcommands, and one flag per setting.
 
+mod token;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+
+pub use token::{MintRequest, TokenAction};
 
 use crate::config::Config;
 use crate::config::admin_args::{self, AdminCall};
@@ -36,6 +40,8 @@ pub enum Subcommand {
     Store(StoreAction),
     /// Ask a running server something, or have it do something.
     Admin(AdminCall),
+    /// Make keys and tokens, or check tokens.
+    Token(TokenAction),
 }
 
 /// What to do to a store. A file that is not named is standard output or input.
@@ -80,6 +86,10 @@ pub fn parse_arguments(arguments: impl IntoIterator<Item = OsString>) -> Result<
             None => unreachable!("clap asks for one"),
         },
         Some(("admin", inner)) => (Subcommand::Admin(admin_args::call(inner)), inner),
+        Some(("token", inner)) => match inner.subcommand() {
+            Some((name, inner)) => (Subcommand::Token(token::action(name, inner)), inner),
+            None => unreachable!("clap asks for one"),
+        },
         Some((_, inner)) => (Subcommand::Serve, inner),
         None => (Subcommand::Serve, &matches),
     };
@@ -127,6 +137,7 @@ fn command() -> Command {
         .subcommand(Command::new("doctor").about("Check kernel and machine, and say what to mend"))
         .subcommand(store_command())
         .subcommand(admin_args::command())
+        .subcommand(token::command())
 }
 
 fn store_command() -> Command {
@@ -252,12 +263,13 @@ mod tests {
             "doctor",
             "store",
             "admin",
+            "token",
             "--tcp-listen",
             "--limits-history-size",
             "HUBBUB_CONFIG",
         ] {
             assert!(help.contains(name), "{name}");
         }
-        assert!(!help.contains("token") && !help.contains("  chat "), "{help}");
+        assert!(!help.contains("  chat "), "{help}");
     }
 }

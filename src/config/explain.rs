@@ -1,10 +1,10 @@
 //! Every setting with its origin, written so that it can be used as a configuration file.
 
 use crate::config::load::Loaded;
-use crate::config::rooms;
 use crate::config::settings::{self, Setting, Shape};
+use crate::config::{permissions, rooms};
 
-/// A setting, or a key of a rule for rooms, as it holds.
+/// A setting, or a key of a rule of the file, as it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explained {
     /// As in the file; of a rule, `rooms[0].pattern`.
@@ -15,7 +15,7 @@ pub struct Explained {
     pub origin: String,
 }
 
-/// Every setting with its origin, then the rules for rooms, complete.
+/// Every setting with its origin, then the rules of the file, complete.
 #[must_use]
 pub fn explained(loaded: &Loaded) -> Vec<Explained> {
     let section_of = |setting: &Setting| setting.key.split_once('.').map_or("", |(section, _)| section);
@@ -28,7 +28,7 @@ pub fn explained(loaded: &Loaded) -> Vec<Explained> {
         origin: loaded.given(setting).1,
     };
     let mut all: Vec<_> = settings.into_iter().map(of_setting).collect();
-    let origin = loaded.origin_of_rooms();
+    let origin = loaded.origin_of_tables(rooms::KEY);
     for (index, (pattern, policy)) in loaded.config.policies.rules.iter().enumerate() {
         for (key, value) in rooms::write(pattern, policy) {
             let shape = if key == "pattern" { Shape::Text } else { Shape::Number };
@@ -36,10 +36,18 @@ pub fn explained(loaded: &Loaded) -> Vec<Explained> {
             all.push(Explained { key, value: literal(shape, &[value]), origin: origin.clone() });
         }
     }
+    let origin = loaded.origin_of_tables(permissions::KEY);
+    for (index, rule) in loaded.config.permissions.rules.iter().enumerate() {
+        for (key, values) in permissions::write(rule) {
+            let shape = if permissions::is_list(key) { Shape::List } else { Shape::Text };
+            let key = format!("{}[{index}].{key}", permissions::KEY);
+            all.push(Explained { key, value: literal(shape, &values), origin: origin.clone() });
+        }
+    }
     all
 }
 
-/// One line per setting: `key = value  # origin`, then the rules for rooms. Reading the text as a file gives the same
+/// One line per setting: `key = value  # origin`, then the rules of the file. Reading the text as a file gives the same
 /// configuration.
 #[must_use]
 pub fn explain(loaded: &Loaded) -> String {

@@ -8,9 +8,12 @@ use std::sync::Arc;
 use super::accept::Entropy;
 use super::connection::{Connection, Connections, Transport};
 use super::fanout::Encoder;
+use super::gate::Gate;
 use super::outputs::FollowUps;
 use super::pace::Load;
-use crate::admin::Answers;
+use super::tls::Handshakes;
+use crate::chat::exchange::Refusal;
+use crate::chat::operate::OrderReply;
 use crate::chat::outbox::OutboxLimits;
 use crate::chat::wheel::Wheel;
 use crate::chat::{ConnKind, CoreConfig, Input, State};
@@ -22,6 +25,7 @@ use crate::limits::Limits;
 use crate::message::close::CloseReason;
 use crate::telemetry::log::Throttle;
 use crate::telemetry::metrics::ShardMetrics;
+use crate::tls::TlsConfigs;
 
 /// One shard without its ring.
 pub(super) struct Hub {
@@ -38,11 +42,19 @@ pub(super) struct Hub {
     pub(super) limits: Limits,
     pub(super) outbox_limits: OutboxLimits,
     pub(super) admission: Arc<Admission>,
-    /// Where answers to operators go.
-    pub(super) answers: Answers,
+    pub(super) gate: Gate,
+    /// Answers to operators, with tickets, that the loop passes on at the end of the turn.
+    pub(super) answered: Vec<(u64, Result<OrderReply, Refusal>)>,
     pub(super) entropy: Entropy,
     /// Bounds log lines that peers cause.
     pub(super) throttle: Throttle,
+    /// What is offered to those who connect from now on; `None` without TLS.
+    pub(super) tls: Option<Arc<TlsConfigs>>,
+    pub(super) handshakes: Handshakes,
+    /// Time per turn that they may take.
+    pub(super) handshake_budget_us: u64,
+    /// Where bytes are decrypted to; empty between two reads.
+    pub(super) plain: Vec<u8>,
     /// The time of this turn.
     pub(super) now: Time,
     pub(super) draining: bool,
@@ -119,7 +131,8 @@ impl Hub {
         core: CoreConfig,
         config: &Config,
         admission: Arc<Admission>,
-        answers: Answers,
+        gate: Gate,
+        tls: Option<Arc<TlsConfigs>>,
         metrics: &'static ShardMetrics,
         now: Time,
     ) -> Self {
@@ -135,9 +148,14 @@ impl Hub {
             outbox_limits: OutboxLimits::from(&config.limits),
             limits: config.limits.clone(),
             admission,
-            answers,
+            gate,
+            answered: Vec::new(),
             entropy: Entropy::new(),
             throttle: Throttle::default(),
+            tls,
+            handshakes: Handshakes::default(),
+            handshake_budget_us: config.tls.handshake_budget.as_micros() as u64,
+            plain: Vec::new(),
             now,
             draining: false,
         }
@@ -149,9 +167,10 @@ impl Hub {
             Port::Http => Transport::Http { head: Vec::new() },
             Port::Lines => Transport::ChatTcp(lines::Decoder::new()),
         };
-        let connection = Connection::new(id, transport, self.now);
-        self.metrics.connections.of(connection.kind()).add(1);
-        self.connections.insert(connection);
+        self.insert(Connection::new(id, transport, self.now));
+        if self.tls.is_some() {
+            return self.await_handshake(id, port);
+        }
         match port {
             Port::Http => self.set_alarm(id, Alarm::Handshake, self.limits.handshake_timeout.as_millis() as u64),
             Port::Lines => {
@@ -159,6 +178,11 @@ impl Hub {
                 self.enter_core(id, kind);
             }
         }
+    }
+
+    pub(super) fn insert(&mut self, connection: Connection) {
+        self.metrics.connections.of(connection.kind()).add(1);
+        self.connections.insert(connection);
     }
 
     /// The transport's handshake is over.
@@ -177,6 +201,7 @@ impl Hub {
             debug_assert!(!connection.flags.in_core, "the core is told when an end begins");
             self.due.outbox_bytes -= connection.outbox.queued_bytes();
             self.metrics.connections.of(connection.kind()).sub(1);
+            self.gate.released(id);
         }
     }
 

@@ -83,10 +83,11 @@ impl Hub {
                 view.transport = connection.map(|connection| TransportView {
                     kind: connection.kind().label(),
                     since_unix_s: connection.since_unix_s.into(),
+                    address: self.gate.address(view.conn),
                 });
             }
         }
-        self.answers.give(ticket, outcome);
+        self.answered.push((ticket, outcome));
     }
 
     /// Tells the core that a connection is gone, after its outputs so far.

@@ -11,12 +11,13 @@ use super::hub::{Admission, Hub};
 use super::mailbox::Post;
 use crate::admin::{AdminKeys, Facts};
 use crate::chat::outbox::OutboxLimits;
-use crate::config::{Changes, Config, ConfigError, Loaded, Problem, explained, take_over};
+use crate::config::{Changes, Config, ConfigError, GateConfig, Loaded, Problem, explained, take_over};
 use crate::limits::Limits;
 use crate::policy::RoomPolicies;
 use crate::store::Store;
 use crate::telemetry::audit::{Record, Security};
 use crate::telemetry::log::LogControl;
+use crate::tls::TlsConfigs;
 
 /// What of the process around it the server needs in order to change while it runs.
 pub struct Surroundings {
@@ -35,19 +36,35 @@ pub(super) struct Settings {
     limits: Limits,
     policies: Arc<RoomPolicies>,
     admission: Arc<Admission>,
+    gate: Arc<GateConfig>,
+    tls: Option<Arc<TlsConfigs>>,
+    handshake_budget_us: u64,
 }
 
 /// The configuration in force.
 pub(super) struct Running {
     config: Config,
+    tls: Option<Arc<TlsConfigs>>,
     surroundings: Surroundings,
     /// What the admin port is told of it.
     facts: watch::Sender<Facts>,
 }
 
+/// What holds from now on.
+struct Taken {
+    config: Config,
+    changes: Changes,
+    tls: Option<Arc<TlsConfigs>>,
+    facts: Facts,
+}
+
 impl Running {
-    pub(super) fn new(loaded: &Loaded, surroundings: Surroundings) -> Result<Self, Problem> {
-        Ok(Self { config: loaded.config.clone(), surroundings, facts: watch::Sender::new(facts(loaded)?) })
+    pub(super) fn new(
+        loaded: &Loaded,
+        tls: Option<Arc<TlsConfigs>>,
+        surroundings: Surroundings,
+    ) -> Result<Self, Problem> {
+        Ok(Self { config: loaded.config.clone(), tls, surroundings, facts: watch::Sender::new(facts(loaded)?) })
     }
 
     /// What the admin port is told, now and later.
@@ -57,18 +74,18 @@ impl Running {
 
     /// Reads the configuration and has everyone take over what has changed.
     pub(super) fn reload(&mut self, post: &Post, store: Option<&Store>) -> Result<Changes, ConfigError> {
-        let (config, changes, facts) = self.read().inspect_err(|error| {
+        let Taken { config, changes, tls, facts } = self.read().inspect_err(|error| {
             tracing::error!(%error, "the configuration was not reloaded: nothing has changed");
             Record::new(Security::Reload, "refused").write();
         })?;
         self.facts.send_replace(facts);
-        let settings = Arc::new(Settings::of(&config));
+        let settings = Arc::new(Settings::of(&config, tls.clone()));
         if let Some(store) = store {
             store.set_policies(settings.policies.clone());
         }
         post.tell_all(&settings);
         self.surroundings.log.renew(config.log_level);
-        self.config = config;
+        (self.config, self.tls) = (config, tls);
         tracing::info!(
             applied = changes.applied.join(","),
             needs_restart = changes.needs_restart.join(","),
@@ -78,23 +95,31 @@ impl Running {
         Ok(changes)
     }
 
-    /// What holds from now on, if all of it can be used.
-    fn read(&self) -> Result<(Config, Changes, Facts), ConfigError> {
+    /// Reads the configuration, and the files that it names: a certificate may have been renewed in its place.
+    fn read(&self) -> Result<Taken, ConfigError> {
         let mut read = (self.surroundings.read)()?;
         let (config, changes) = take_over(&self.config, &read.config);
+        let tls = match &self.tls {
+            Some(tls) => tls.reload(&config),
+            None => TlsConfigs::load(&config),
+        };
+        let tls = tls.map_err(|problem| read.blame(problem))?.map(Arc::new);
         read.config = config.clone();
         let facts = facts(&read).map_err(|problem| read.blame(problem))?;
-        Ok((config, changes, facts))
+        Ok(Taken { config, changes, tls, facts })
     }
 }
 
 impl Settings {
     /// What of a configuration shards need to know.
-    pub(super) fn of(config: &Config) -> Self {
+    pub(super) fn of(config: &Config, tls: Option<Arc<TlsConfigs>>) -> Self {
         Self {
             limits: config.limits.clone(),
             policies: Arc::new(config.policies.clone()),
             admission: Arc::new(Admission::of(config)),
+            gate: Arc::new(config.gate.clone()),
+            tls,
+            handshake_budget_us: config.tls.handshake_budget.as_micros() as u64,
         }
     }
 }
@@ -120,5 +145,8 @@ impl Hub {
         self.limits = settings.limits.clone();
         self.outbox_limits = OutboxLimits::from(&settings.limits);
         self.admission = settings.admission.clone();
+        self.gate.set(settings.gate.clone());
+        self.handshake_budget_us = settings.handshake_budget_us;
+        self.set_tls(settings.tls.clone());
     }
 }

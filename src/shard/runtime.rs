@@ -15,9 +15,11 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::accept::{Acceptor, Entropy};
+use super::gate::Gate;
 use super::hub::{Admission, Hub, Port};
 use super::mailbox::{Mailbox, Post};
 use super::pace::Beat;
+use super::quota::Quotas;
 use super::reload::{ReloadAnswer, Running, Surroundings};
 use super::shutdown::{Control, Stage};
 use super::store::StoreLine;
@@ -33,6 +35,7 @@ use crate::net::{Ring, RingConfig, probe, socket, table};
 use crate::store::{self, Line, Store, StoreConfig, StoreError, StorePort};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::readiness::{self, Readiness};
+use crate::tls::TlsConfigs;
 
 /// Why the server did not start, or stopped by itself.
 #[derive(Debug, thiserror::Error)]
@@ -74,14 +77,15 @@ pub fn serve(loaded: &Loaded, surroundings: Surroundings) -> Result<(), ServeErr
     let machine = Machine::detect();
     let layout = Layout::decide(config, &machine).map_err(ServeError::Config)?;
     probe::probe().map_err(ServeError::Ring)?;
-    let mut running = Running::new(loaded, surroundings).map_err(ServeError::Config)?;
     let readiness = Arc::new(Readiness::default());
     let metrics: &'static Metrics = Box::leak(Box::new(Metrics::new(layout.shards())));
     let (notify, notices) = flume::bounded(NOTICES_MAX);
     // The handler writes to a pipe that every table must have, for a signal may arrive in any thread.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    let tls = TlsConfigs::load(config).map_err(ServeError::Config)?.map(Arc::new);
+    let mut running = Running::new(loaded, tls.clone(), surroundings).map_err(ServeError::Config)?;
     let switchboard = admin::Switchboard::default();
-    let mut server = Server::start(config, &layout, metrics, &notify, &switchboard.answers())?;
+    let mut server = Server::start(config, &layout, tls.clone(), metrics, &notify, &switchboard.answers())?;
     let (post, drained, reloaded) = (server.post.clone(), notify.clone(), notify.clone());
     let subject = admin::Subject {
         facts: running.facts(),
@@ -99,7 +103,7 @@ pub fn serve(loaded: &Loaded, surroundings: Surroundings) -> Result<(), ServeErr
         }),
     };
     let admin = admin::spawn(&config.admin_listen, subject)?;
-    announce(&layout, &server.addresses, admin.addresses());
+    announce(&layout, &server.addresses, tls.is_some(), admin.addresses());
     forward_signals(signals, notify)?;
     readiness.enter(readiness::Stage::Ready);
     let result = server.wait(&notices, &readiness, &mut running, config.drain_timeout);
@@ -167,6 +171,7 @@ struct Seed {
     control: Arc<Control>,
     admission: Arc<Admission>,
     answers: admin::Answers,
+    quotas: Arc<Quotas>,
     metrics: &'static Metrics,
     connections_max: usize,
     clock: Clock,
@@ -174,6 +179,8 @@ struct Seed {
     reports: Sender<Report>,
     /// What to do next.
     orders: Receiver<Step>,
+    /// Absent without TLS.
+    tls: Option<Arc<TlsConfigs>>,
     /// Absent when no room is durable.
     line: Option<Line>,
     notify: Sender<Notice>,
@@ -183,6 +190,7 @@ impl Server {
     fn start(
         config: &Config,
         layout: &Layout,
+        tls: Option<Arc<TlsConfigs>>,
         metrics: &'static Metrics,
         notify: &Sender<Notice>,
         answers: &admin::Answers,
@@ -192,6 +200,7 @@ impl Server {
         let drain_ms = config.drain_timeout.as_millis() as u64;
         let control = Arc::new(Control::new(layout.max_connections, drain_ms.max(RETRY_AFTER_MS_MIN)));
         let admission = Arc::new(Admission::of(config));
+        let quotas = Arc::new(Quotas::new());
         let mut entropy = Entropy::new();
         let clock = Clock::start();
         let policies = Arc::new(config.policies.clone());
@@ -222,8 +231,10 @@ impl Server {
                 control: control.clone(),
                 admission: admission.clone(),
                 answers: answers.clone(),
+                quotas: quotas.clone(),
                 metrics,
                 connections_max: layout.connections_per_shard as usize,
+                tls: tls.clone(),
                 line: ends.next().flatten(),
                 clock: clock.clone(),
                 reports,
@@ -387,13 +398,15 @@ fn open_shard(seed: Seed, addresses: &[(Port, SocketAddr)]) -> Result<(Shard, Ve
     }
     let metrics = &seed.metrics.shards[shard.index()];
     metrics.thread.set(rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs().into());
-    let hub = Hub::new(seed.core, &seed.config, seed.admission, seed.answers, metrics, seed.clock.now());
+    let gate = Gate::new(seed.quotas, Arc::new(seed.config.gate.clone()));
+    let hub = Hub::new(seed.core, &seed.config, seed.admission, gate, seed.tls, metrics, seed.clock.now());
     let beat = Beat::new(seed.config.coalesce_max.as_micros() as u64);
     let shell = Shard {
         ring,
         hub,
         mailbox,
         store: StoreLine::new(seed.line),
+        answers: seed.answers,
         acceptor,
         control: seed.control,
         clock: seed.clock,
@@ -417,19 +430,20 @@ fn forward_signals(mut signals: Signals, notify: Sender<Notice>) -> io::Result<(
 }
 
 /// Tells the operator where the server is, and how to try it.
-fn announce(layout: &Layout, addresses: &[(Port, SocketAddr)], admin: &[SocketAddr]) {
+fn announce(layout: &Layout, addresses: &[(Port, SocketAddr)], has_tls: bool, admin: &[SocketAddr]) {
+    let (web, lines) = if has_tls { ("https", "tls://") } else { ("http", "") };
     println!("hubbub {}: {}", env!("CARGO_PKG_VERSION"), layout.explanation);
     for (port, address) in addresses {
         match port {
-            Port::Http => println!("  web client and WebSocket  http://{address}/"),
-            Port::Lines => println!("  JSON lines over TCP       {address}"),
+            Port::Http => println!("  web client and WebSocket  {web}://{address}/"),
+            Port::Lines => println!("  JSON lines over TCP       {lines}{address}"),
         }
     }
     for address in admin {
         println!("  metrics and health        http://{address}/metrics");
     }
     if let Some((_, address)) = addresses.iter().find(|(port, _)| *port == Port::Http) {
-        println!("Try it: open http://{address}/ in two tabs.");
+        println!("Try it: open {web}://{address}/ in two tabs.");
     }
 }
 

@@ -14,6 +14,7 @@ use super::mailbox::{Batch, Mailbox};
 use super::pace::Beat;
 use super::shutdown::{Control, Stage};
 use super::store::StoreLine;
+use crate::admin::Answers;
 use crate::chat::outbox::Batch as Write;
 use crate::chat::{Input, Request};
 use crate::clock::Clock;
@@ -28,6 +29,8 @@ pub(super) struct Shard {
     pub(super) hub: Hub,
     pub(super) mailbox: Mailbox,
     pub(super) store: StoreLine,
+    /// Where answers to operators go.
+    pub(super) answers: Answers,
     pub(super) acceptor: Acceptor,
     pub(super) control: Arc<Control>,
     pub(super) clock: Clock,
@@ -41,7 +44,7 @@ pub(super) struct Turn {
     /// Requests of a batch that could not all be taken.
     requests: Option<(ShardId, std::vec::IntoIter<Request>)>,
     /// Buffers for gathering small frames.
-    spare: Vec<Vec<u8>>,
+    pub(super) spare: Vec<Vec<u8>>,
     pub(super) stage: Stage,
     yielded_us: u64,
     /// Whether writes wait for the next beat.
@@ -65,7 +68,9 @@ impl Shard {
             self.follow_stage();
             self.post();
             self.store.send(&mut self.hub.core);
+            self.answer_operators();
             self.write();
+            self.handshakes()?;
             self.grant_wishes();
             self.hub.metrics.turn_us.record(self.clock.us().saturating_sub(self.hub.now.us));
             if self.turn.stage == Stage::Stopped {
@@ -106,7 +111,7 @@ impl Shard {
             // It waits for its reader, and is watched from now on.
             Event::SendWaits { conn } => self.hub.watch_stall(conn),
             Event::ReceiveEnded { conn, why } => {
-                self.hub.read_ended(conn, why);
+                self.hub.receive_ended(conn, why);
                 self.hub.pump();
             }
             Event::SendFailed { conn, .. } => {
@@ -192,6 +197,12 @@ impl Shard {
         }
     }
 
+    fn answer_operators(&mut self) {
+        for (ticket, outcome) in self.hub.answered.drain(..) {
+            self.answers.give(ticket, outcome);
+        }
+    }
+
     fn retry_unblocked(&mut self) {
         for id in std::mem::take(&mut self.hub.unblocked) {
             self.hub.retry(id);
@@ -228,7 +239,7 @@ impl Shard {
     }
 
     /// Hands the ring what is to be written, or waits for the next beat.
-    fn write(&mut self) {
+    pub(super) fn write(&mut self) {
         if self.hub.due.writes.is_empty() {
             return;
         }
@@ -253,6 +264,9 @@ impl Shard {
         if connection.phase == Phase::Closed || self.ring.is_sending(id) {
             return;
         }
+        if connection.tls.is_some() {
+            return self.write_sealed(id, now_us);
+        }
         let bytes = if connection.unsent.is_empty() {
             let mut scratch = self.turn.spare.pop().unwrap_or_default();
             match connection.outbox.take_batch(&mut scratch) {
@@ -261,11 +275,11 @@ impl Shard {
                     self.turn.spare.push(scratch);
                     let Some(Write::Frame(frame)) = frame else { return };
                     connection.unsent = frame;
-                    Outgoing::Frame(next_piece(&mut connection.unsent))
+                    Outgoing::Frame(next_piece(&mut connection.unsent, PIECE_BYTES))
                 }
             }
         } else {
-            Outgoing::Frame(next_piece(&mut connection.unsent))
+            Outgoing::Frame(next_piece(&mut connection.unsent, PIECE_BYTES))
         };
         let metrics = self.hub.metrics;
         metrics.sends_total.inc();
@@ -301,6 +315,7 @@ impl Shard {
             || self.turn.requests.is_some() && self.hub.core.takes_requests()
             || !self.hub.unblocked.is_empty()
             || !self.hub.due.wishes.is_empty()
+            || !self.hub.handshakes.is_empty()
             || self.can_post()
             || self.mailbox.has_orders() && self.hub.core.takes_requests()
             || self.mailbox.has_settings()
@@ -372,9 +387,11 @@ impl Hub {
         self.metrics.bytes_out_total.add(len as u64);
         let now = self.now;
         let Some(connection) = self.connections.get(id) else { return };
+        // The outbox counts what was said, the socket what was sent.
+        let len = connection.tls.as_mut().map_or(len, |tls| tls.sent());
         connection.outbox.written(len, now.ms());
         self.due.outbox_bytes -= len;
-        let has_more = !connection.unsent.is_empty() || connection.outbox.wants_write();
+        let has_more = connection.wants_more_writes();
         if has_more && !connection.flags.dirty {
             connection.flags.dirty = true;
             connection.queued_us = now.us;
@@ -407,11 +424,11 @@ impl Hub {
 }
 
 /// The next piece of a frame: a large one is written in pieces, so that a slow reader's progress shows.
-fn next_piece(unsent: &mut Bytes) -> Bytes {
-    if unsent.len() <= PIECE_BYTES {
+pub(super) fn next_piece(unsent: &mut Bytes, bytes_max: usize) -> Bytes {
+    if unsent.len() <= bytes_max {
         return std::mem::take(unsent);
     }
-    unsent.split_to(PIECE_BYTES)
+    unsent.split_to(bytes_max)
 }
 
 /// How often the executor's other tasks get a turn while the shard is awake.

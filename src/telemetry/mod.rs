@@ -2,6 +2,8 @@
 
 pub mod audit;
 pub mod histogram;
+pub mod hooks;
+pub mod keys;
 pub mod log;
 pub mod metrics;
 pub mod process;

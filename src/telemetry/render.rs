@@ -10,7 +10,9 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::message::close::{CloseReason, DropReason, ErrorCode};
 use crate::telemetry::histogram::{Histogram, Snapshot};
-use crate::telemetry::metrics::{ConnectionKind, Counter, Metrics, QueueKind, RefusedReason, ShardMetrics};
+use crate::telemetry::hooks::HookCollector;
+use crate::telemetry::keys::KeyCollector;
+use crate::telemetry::metrics::{ConnectionKind, Counter, Metrics, QueueKind, RefusedReason, ShardMetrics, TlsOutcome};
 use crate::telemetry::process::ProcessFigures;
 use crate::telemetry::store::StoreCollector;
 
@@ -30,6 +32,8 @@ impl Renderer {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Shards(metrics)));
         registry.register_collector(Box::new(StoreCollector(&metrics.store)));
+        registry.register_collector(Box::new(KeyCollector(&metrics.keys)));
+        registry.register_collector(Box::new(HookCollector(&metrics.hooks)));
         registry.register_collector(Box::new(Process));
         Self { registry }
     }
@@ -123,7 +127,7 @@ impl Family {
 }
 
 /// The table of the shards' metrics, in the order of the documentation.
-fn families() -> [Family; 26] {
+fn families() -> [Family; 29] {
     use Read as R;
     let row = |name, help, unit, read| Family { name, help, unit, read };
     let bytes = || Some(Unit::Bytes);
@@ -180,6 +184,19 @@ fn families() -> [Family; 26] {
             R::Counter(|s| &s.recv_buffers_exhausted_total),
         ),
         row("hubbub_coalesced", "Writes that waited so as to carry more", None, R::Counter(|s| &s.coalesced_total)),
+        row("hubbub_tls_handshakes", "TLS handshakes that are over", None, R::Counters("outcome", tls_handshakes)),
+        row(
+            "hubbub_tls_handshake_queue",
+            "Connections that wait for their turn in a TLS handshake",
+            None,
+            R::Gauge(|s| s.tls_handshake_queue.get()),
+        ),
+        row(
+            "hubbub_tls_handshake_step",
+            "CPU time of one step of a TLS handshake",
+            seconds(),
+            R::Histogram(|s| &s.tls_handshake_us, MICROSECONDS),
+        ),
     ]
 }
 
@@ -205,6 +222,10 @@ fn dropped(shard: &ShardMetrics) -> Labelled {
 
 fn mailbox_depth(shard: &ShardMetrics) -> Labelled {
     QueueKind::ALL.map(|queue| (queue.label(), shard.mailbox(queue).get())).to_vec()
+}
+
+fn tls_handshakes(shard: &ShardMetrics) -> Labelled {
+    labelled(&TlsOutcome::ALL.map(TlsOutcome::label), &shard.tls_handshakes_total)
 }
 
 fn labelled(labels: &[&'static str], counters: &[Counter]) -> Labelled {

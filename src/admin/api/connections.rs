@@ -50,6 +50,9 @@ pub(super) struct Connection {
     /// When it was accepted, Unix milliseconds, to the second.
     #[serde(skip_serializing_if = "Option::is_none")]
     since: Option<u64>,
+    /// From where; absent while no limit and no proxy has the server look.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
     /// When its token ends, Unix milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     expires: Option<u64>,
@@ -183,6 +186,7 @@ impl From<(ShardId, ConnectionView)> for Connection {
             user: view.user.map(|user| user.as_str().to_owned()),
             transport: view.transport.map(|transport| transport.kind),
             since: view.transport.map(|transport| transport.since_unix_s * 1_000),
+            address: view.transport.and_then(|transport| transport.address).map(|address| address.to_string()),
             expires: view.expires_unix_ms,
             rooms: view.rooms.iter().map(|room| room.as_str().to_owned()).collect(),
         }

@@ -185,7 +185,9 @@ pub(super) async fn revoke(State(api): State<Api>, Named(user): Named<UserName>,
     request_body = Option<Term>, responses((status = 200, body = Done)))]
 pub(super) async fn revoke_token(State(api): State<Api>, Path(jti): Path<String>, Body(term): Body<Term>) -> Answer {
     if jti.len() > JTI_BYTES_MAX || jti.chars().any(char::is_control) {
-        return Err(Problem::bad_request(format!("a `jti` has at most {JTI_BYTES_MAX} bytes and no control characters")));
+        return Err(Problem::bad_request(format!(
+            "a `jti` has at most {JTI_BYTES_MAX} bytes and no control characters"
+        )));
     }
     everywhere(&api, term.record(Scope::Token(jti.into()), SanctionKind::Revoke, false)?).await
 }

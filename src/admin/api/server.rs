@@ -105,10 +105,22 @@ fn cpu_ns(shard: &ShardMetrics) -> Option<u64> {
 pub(super) async fn config(State(api): State<Api>) -> Json<Settings> {
     let shown = |setting: &crate::config::Explained| Setting {
         key: setting.key.clone(),
-        value: setting.value.clone(),
+        value: without_password(&setting.value),
         origin: setting.origin.clone(),
     };
     Json(Settings { settings: api.facts.borrow().settings.iter().map(shown).collect() })
+}
+
+/// A value in which the user and the password of a URL are left out.
+fn without_password(value: &str) -> String {
+    let Some((scheme, rest)) = value.split_once("://") else {
+        return value.to_owned();
+    };
+    let end = rest.find(['/', '?', '#', '"', '\'']).unwrap_or(rest.len());
+    match rest[..end].rfind('@') {
+        Some(at) => format!("{scheme}://…{}", &rest[at..]),
+        None => value.to_owned(),
+    }
 }
 
 /// Stops the server as SIGTERM does: clients are told to come back later, what is stored is stored.
@@ -132,3 +144,16 @@ pub(super) async fn reload(State(api): State<Api>) -> Result<Json<ReloadReport>,
 
 /// How long shards are watched for their load.
 const SAMPLE: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_in_urls_are_not_shown() {
+        assert_eq!(without_password("\"https://ann:secret@host/a@b\""), "\"https://…@host/a@b\"");
+        for plain in ["\"https://host/a@b\"", "8s", "[\"127.0.0.1:9000\"]"] {
+            assert_eq!(without_password(plain), plain);
+        }
+    }
+}

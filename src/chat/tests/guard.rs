@@ -89,7 +89,8 @@ fn what_comes_behind_a_connect_waits_until_it_is_known_who_it_is() {
     assert!(world.log(ann).is_empty());
     let (asked, shown, name, refresh) = world.strangers[0].clone();
     assert_eq!((asked, shown.as_deref(), name, refresh), (ann, Some("ey.1"), None, false));
-    let named = Identity { name: Some("Ann".into()), expires_unix_ms: Some(9_000_000), ..token("ann", &[("*", Role::Guest)]) };
+    let named =
+        Identity { name: Some("Ann".into()), expires_unix_ms: Some(9_000_000), ..token("ann", &[("*", Role::Guest)]) };
     world.identify(Ok(named));
     world.pump();
     let expected = ["welcome 1 ann s0-0-7", &format!("ok 1 {room}@0 1 guest"), "error 3 forbidden"];
@@ -260,7 +261,11 @@ fn the_relay_asks_for_a_token_and_for_the_rights_to_enter_and_to_send() {
     let bob = open(&mut world, Ok(token("bob", &[("lobby", Role::Member)])));
     assert_eq!(world.log(bob), ["close forbidden"]);
     let guest = open(&mut world, Ok(token("gus", &[("*", Role::Guest)])));
-    assert_eq!((world.log(guest), world.log(ann)), (vec!["close forbidden".to_owned()], vec![]), "a guest only listens");
+    assert_eq!(
+        (world.log(guest), world.log(ann)),
+        (vec!["close forbidden".to_owned()], vec![]),
+        "a guest only listens"
+    );
     world.check();
 }
 

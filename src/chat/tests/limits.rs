@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{only, owned_by};
-use crate::chat::driver::{Held, World, message};
 use crate::chat::Limited;
+use crate::chat::driver::{Held, World, message};
 use crate::ids::Member;
 use crate::limits::{Limits, RATE_REFUSALS_MAX};
 use crate::message::command::CommandBody;

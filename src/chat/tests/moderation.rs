@@ -201,7 +201,8 @@ fn a_ban_overtakes_a_join_that_waits_for_the_store() {
     world.log(eve);
     world.join(eve, "lobby");
     world.command(bob, None, act(Measure::Ban, "lobby", "eve", None));
-    let answered = world.answer(0, &Ok(crate::chat::log::LogAnswer::User { ack: None, read: None, letters: Vec::new() }));
+    let answered =
+        world.answer(0, &Ok(crate::chat::log::LogAnswer::User { ack: None, read: None, letters: Vec::new() }));
     assert_eq!((answered, world.log(eve)), (1, vec!["error 1 forbidden".to_owned()]));
     world.check();
 }

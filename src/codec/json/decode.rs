@@ -392,8 +392,7 @@ mod tests {
     #[test]
     fn every_command_is_read() {
         let join = |room| Join { room, ..Join::default() };
-        let moderate =
-            |measure, for_ms| CommandBody::Moderate { room: "a".into(), user: "b".into(), measure, for_ms };
+        let moderate = |measure, for_ms| CommandBody::Moderate { room: "a".into(), user: "b".into(), measure, for_ms };
         let table = [
             (r#"{"type":"connect"}"#, CommandBody::Connect(Connect::default())),
             (

@@ -6,6 +6,7 @@
 mod api;
 mod client;
 mod data;
+mod hooks;
 mod http;
 mod lines;
 mod metrics;

@@ -315,7 +315,7 @@ impl Server {
     fn address_after(&self, what: &str) -> SocketAddr {
         let line = self.announced.iter().find_map(|line| line.trim().strip_prefix(what));
         let line = line.unwrap_or_else(|| panic!("no line begins with {what:?} in {:?}", self.announced)).trim();
-        let address = line.strip_prefix("http://").unwrap_or(line);
+        let address = line.split_once("://").map_or(line, |(_, address)| address);
         let address = address.split('/').next().unwrap_or(address);
         address.parse().unwrap_or_else(|error| panic!("{address:?} is no address: {error}"))
     }
