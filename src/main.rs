@@ -13,6 +13,7 @@ use hubbub::doctor::{self, Verdict};
 use hubbub::shard::{self, ServeError, Surroundings};
 use hubbub::store::offline::{self, Epochs, OfflineError};
 use hubbub::telemetry::log;
+use hubbub::terminal;
 use hubbub::tls::TlsConfigs;
 use hubbub::token::{self, cli};
 
@@ -28,6 +29,9 @@ fn main() -> ExitCode {
 }
 
 fn run(invocation: &Invocation) -> Result<ExitCode, ConfigError> {
+    if let Subcommand::Chat(options) = &invocation.subcommand {
+        return Ok(terminal::run(options));
+    }
     let loaded = hubbub::config::load(invocation, std::env::vars_os())?;
     for warning in &loaded.warnings {
         complain(&format!("warning: {warning}"));
@@ -38,6 +42,7 @@ fn run(invocation: &Invocation) -> Result<ExitCode, ConfigError> {
         Subcommand::Doctor => Ok(examine(&loaded)),
         Subcommand::Store(action) => Ok(tend_store(&loaded.config, action)),
         Subcommand::Admin(call) => Ok(operate(&loaded.config, call)),
+        Subcommand::Chat(_) => unreachable!("it needs no configuration and has run"),
         Subcommand::Token(action) => Ok(work_on_tokens(&loaded.config, action)),
     }
 }

@@ -13,7 +13,7 @@ use hubbub::telemetry::render::Renderer;
 const LAYERS: [&[&str]; 4] = [
     &["access", "ids", "limits", "clock", "message", "policy"],
     &["chat", "codec"],
-    &["config", "hooks", "net", "store", "telemetry", "tls", "token", "web"],
+    &["config", "hooks", "net", "store", "telemetry", "terminal", "tls", "token", "web"],
     &["admin", "doctor", "shard"],
 ];
 /// Sights within a layer.
@@ -26,6 +26,7 @@ const ALSO: &[(&str, &str)] = &[
     ("access", "policy"),
     ("config", "hooks"),
     ("config", "telemetry"),
+    ("config", "terminal"),
     ("hooks", "telemetry"),
     ("store", "telemetry"),
     ("token", "config"),

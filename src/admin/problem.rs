@@ -19,7 +19,7 @@ pub(super) struct Problem {
 
 /// An error (RFC 9457).
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(title = "Problem")]
+#[schema(as = Problem)]
 pub(super) struct ProblemBody {
     /// `urn:hubbub:problem:` and the code.
     #[serde(rename = "type")]

@@ -178,7 +178,8 @@ impl Config {
     /// Whether the server keeps anything on the disk.
     #[must_use]
     pub fn needs_store(&self) -> bool {
-        self.policies.has_durable()
+        // Bans, mutes and revocations are kept wherever users are more than names.
+        self.policies.has_durable() || self.auth == Auth::Token
     }
 }
 

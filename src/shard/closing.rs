@@ -68,7 +68,7 @@ impl Hub {
         self.metrics.closed(reason);
         self.log_end(id, reason);
         self.metrics.dropped(DropReason::Closed, dropped.frames as u64);
-        self.gate.leave_user(id);
+        self.forget_identity(id, reason);
         if was_in_core {
             self.leave_core(id, reason);
         }

@@ -9,6 +9,7 @@ use super::accept::Entropy;
 use super::connection::{Connection, Connections, Transport};
 use super::fanout::Encoder;
 use super::gate::Gate;
+use super::identity::Desk;
 use super::outputs::FollowUps;
 use super::pace::Load;
 use super::tls::Handshakes;
@@ -43,6 +44,7 @@ pub(super) struct Hub {
     pub(super) outbox_limits: OutboxLimits,
     pub(super) admission: Arc<Admission>,
     pub(super) gate: Gate,
+    pub(super) desk: Desk,
     /// Answers to operators, with tickets, that the loop passes on at the end of the turn.
     pub(super) answered: Vec<(u64, Result<OrderReply, Refusal>)>,
     pub(super) entropy: Entropy,
@@ -116,6 +118,14 @@ impl Admission {
     }
 }
 
+/// What a connection passes on its way in.
+pub(super) struct Entrance {
+    pub(super) gate: Gate,
+    pub(super) desk: Desk,
+    /// Absent without TLS.
+    pub(super) tls: Option<Arc<TlsConfigs>>,
+}
+
 /// Where a connection was accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Port {
@@ -130,12 +140,11 @@ impl Hub {
     pub(super) fn new(
         core: CoreConfig,
         config: &Config,
-        admission: Arc<Admission>,
-        gate: Gate,
-        tls: Option<Arc<TlsConfigs>>,
+        entrance: Entrance,
         metrics: &'static ShardMetrics,
         now: Time,
     ) -> Self {
+        let Entrance { gate, desk, tls } = entrance;
         Self {
             core: State::new(core),
             connections: Connections::default(),
@@ -147,8 +156,9 @@ impl Hub {
             metrics,
             outbox_limits: OutboxLimits::from(&config.limits),
             limits: config.limits.clone(),
-            admission,
+            admission: Arc::new(Admission::of(config)),
             gate,
+            desk,
             answered: Vec::new(),
             entropy: Entropy::new(),
             throttle: Throttle::default(),

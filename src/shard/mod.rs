@@ -11,6 +11,7 @@ mod fanout;
 mod gate;
 mod http;
 mod hub;
+mod identity;
 mod mailbox;
 mod outputs;
 mod pace;

@@ -11,13 +11,14 @@ use super::hub::{Admission, Hub};
 use super::mailbox::Post;
 use crate::admin::{AdminKeys, Facts};
 use crate::chat::outbox::OutboxLimits;
-use crate::config::{Changes, Config, ConfigError, GateConfig, Loaded, Problem, explained, take_over};
-use crate::limits::Limits;
-use crate::policy::RoomPolicies;
+use crate::chat::{Consults, Input, Rules};
+use crate::config::{Auth, Changes, Config, ConfigError, GateConfig, Loaded, Problem, explained, take_over};
+use crate::hooks::HookEvent;
 use crate::store::Store;
 use crate::telemetry::audit::{Record, Security};
 use crate::telemetry::log::LogControl;
 use crate::tls::TlsConfigs;
+use crate::token::KeyRing;
 
 /// What of the process around it the server needs in order to change while it runs.
 pub struct Surroundings {
@@ -33,8 +34,7 @@ pub(super) type ReloadAnswer = Sender<Result<Changes, ConfigError>>;
 /// What a shard is told when the configuration has changed.
 #[derive(Debug)]
 pub(super) struct Settings {
-    limits: Limits,
-    policies: Arc<RoomPolicies>,
+    rules: Rules,
     admission: Arc<Admission>,
     gate: Arc<GateConfig>,
     tls: Option<Arc<TlsConfigs>>,
@@ -73,15 +73,20 @@ impl Running {
     }
 
     /// Reads the configuration and has everyone take over what has changed.
-    pub(super) fn reload(&mut self, post: &Post, store: Option<&Store>) -> Result<Changes, ConfigError> {
-        let Taken { config, changes, tls, facts } = self.read().inspect_err(|error| {
+    pub(super) fn reload(
+        &mut self,
+        post: &Post,
+        store: Option<&Store>,
+        keys: Option<&KeyRing>,
+    ) -> Result<Changes, ConfigError> {
+        let Taken { config, changes, tls, facts } = self.read(keys).inspect_err(|error| {
             tracing::error!(%error, "the configuration was not reloaded: nothing has changed");
             Record::new(Security::Reload, "refused").write();
         })?;
         self.facts.send_replace(facts);
         let settings = Arc::new(Settings::of(&config, tls.clone()));
         if let Some(store) = store {
-            store.set_policies(settings.policies.clone());
+            store.set_policies(settings.rules.policies.clone());
         }
         post.tell_all(&settings);
         self.surroundings.log.renew(config.log_level);
@@ -96,7 +101,7 @@ impl Running {
     }
 
     /// Reads the configuration, and the files that it names: a certificate may have been renewed in its place.
-    fn read(&self) -> Result<Taken, ConfigError> {
+    fn read(&self, keys: Option<&KeyRing>) -> Result<Taken, ConfigError> {
         let mut read = (self.surroundings.read)()?;
         let (config, changes) = take_over(&self.config, &read.config);
         let tls = match &self.tls {
@@ -106,7 +111,28 @@ impl Running {
         let tls = tls.map_err(|problem| read.blame(problem))?.map(Arc::new);
         read.config = config.clone();
         let facts = facts(&read).map_err(|problem| read.blame(problem))?;
+        // The last that may fail, for it takes effect at once.
+        if let Some(keys) = keys {
+            keys.reload(&config.token).map_err(|problem| read.blame(problem))?;
+        }
         Ok(Taken { config, changes, tls, facts })
+    }
+}
+
+/// What of a configuration the core needs to know.
+pub(super) fn rules(config: &Config) -> Rules {
+    let asks = |event| config.hooks.url.is_some() && config.hooks.events.contains(&event);
+    let is_asked = HookEvent::ALL.into_iter().any(asks);
+    let consults = Consults {
+        connect: config.auth == Auth::Token || config.gate.connections_per_user.is_some() || is_asked,
+        join: asks(HookEvent::Join),
+        message: asks(HookEvent::Message),
+    };
+    Rules {
+        limits: config.limits.clone(),
+        policies: Arc::new(config.policies.clone()),
+        permissions: Arc::new(config.permissions.clone()),
+        consults,
     }
 }
 
@@ -114,8 +140,7 @@ impl Settings {
     /// What of a configuration shards need to know.
     pub(super) fn of(config: &Config, tls: Option<Arc<TlsConfigs>>) -> Self {
         Self {
-            limits: config.limits.clone(),
-            policies: Arc::new(config.policies.clone()),
+            rules: rules(config),
             admission: Arc::new(Admission::of(config)),
             gate: Arc::new(config.gate.clone()),
             tls,
@@ -142,8 +167,10 @@ fn facts(loaded: &Loaded) -> Result<Facts, Problem> {
 impl Hub {
     /// Goes on with other settings.
     pub(super) fn take_over(&mut self, settings: &Settings) {
-        self.limits = settings.limits.clone();
-        self.outbox_limits = OutboxLimits::from(&settings.limits);
+        let _ = self.core.handle(Input::Rules(Box::new(settings.rules.clone())), self.now);
+        self.pump();
+        self.limits = settings.rules.limits.clone();
+        self.outbox_limits = OutboxLimits::from(&self.limits);
         self.admission = settings.admission.clone();
         self.gate.set(settings.gate.clone());
         self.handshake_budget_us = settings.handshake_budget_us;

@@ -58,9 +58,10 @@ impl Shard {
             self.hub.now = self.clock.now();
             self.events();
             self.mail();
-            self.orders();
             self.settings();
+            self.hub.hear_answers();
             self.store.hear(&mut self.hub);
+            self.orders();
             if self.hub.next_deadline_ms().is_some_and(|deadline| deadline <= self.hub.now.ms()) {
                 self.hub.tick();
             }
@@ -319,6 +320,7 @@ impl Shard {
             || self.can_post()
             || self.mailbox.has_orders() && self.hub.core.takes_requests()
             || self.mailbox.has_settings()
+            || self.hub.desk.has_answers()
             || self.store.has_work(&self.hub.core)
             || self.control.stage() != self.turn.stage
             || self.is_over();
@@ -349,6 +351,11 @@ impl Shard {
         metrics.audiences.set(counts.audiences as u64);
         metrics.redelivered_total.set(counts.redelivered);
         metrics.dead_letters_total.set(counts.dead_letters);
+        let limited = [counts.limited.messages, counts.limited.bytes, counts.limited.joins, counts.limited.members];
+        for (counter, refused) in metrics.limited_total.iter().zip(limited) {
+            counter.set(refused);
+        }
+        metrics.token_cache_hits_total.set(self.hub.desk.cache_hits());
         metrics.outbox_bytes.set(self.hub.due.outbox_bytes as u64);
         metrics.enters_total.set(self.ring.enters());
         metrics.recv_buffers_exhausted_total.set(self.ring.starvations());

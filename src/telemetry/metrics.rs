@@ -9,6 +9,7 @@ use crate::message::close::{CloseReason, DropReason, ErrorCode};
 use crate::telemetry::histogram::Histogram;
 use crate::telemetry::hooks::HookMetrics;
 use crate::telemetry::keys::KeyMetrics;
+use crate::telemetry::login::LoginOutcome;
 use crate::telemetry::store::StoreMetrics;
 
 /// All shards' figures.
@@ -37,6 +38,9 @@ impl Metrics {
     }
 }
 
+/// The limits of [`ShardMetrics::limited_total`].
+pub const LIMITED: [&str; 4] = ["messages", "bytes", "joins", "room_members"];
+
 /// The figures of one shard. Aligned so that two shards never write to one cache line, nor to a pair of lines that
 /// the prefetcher takes together.
 #[derive(Debug, Default)]
@@ -50,10 +54,16 @@ pub struct ShardMetrics {
     pub accepted_total: Counter,
     /// Connections refused at once, by [`RefusedReason`].
     pub refused_total: [Counter; RefusedReason::ALL.len()],
+    /// What came of `connect`s, by [`LoginOutcome`].
+    pub logins_total: [Counter; LoginOutcome::ALL.len()],
+    /// Tokens that needed no look at their signature, for they had been looked at before.
+    pub token_cache_hits_total: Counter,
     /// Connections ended, in the order of [`CloseReason::ALL`].
     pub closed_total: [Counter; CloseReason::ALL.len()],
     /// Commands refused, in the order of [`ErrorCode::ALL`].
     pub errors_total: [Counter; ErrorCode::ALL.len()],
+    /// Commands refused because there were too many, by [`LIMITED`].
+    pub limited_total: [Counter; LIMITED.len()],
     /// Messages left undelivered on purpose, in the order of [`DropReason::ALL`].
     pub dropped_total: [Counter; DropReason::ALL.len()],
     /// Rooms that this shard owns.
@@ -128,6 +138,11 @@ impl ShardMetrics {
     /// A handshake of TLS is over.
     pub fn tls_handshake(&self, outcome: TlsOutcome) {
         self.tls_handshakes_total[outcome as usize].inc();
+    }
+
+    /// Someone has said who they are.
+    pub fn login(&self, outcome: LoginOutcome) {
+        self.logins_total[outcome as usize].inc();
     }
 
     /// The depth of one of the mailbox's queues.

@@ -5,6 +5,7 @@ pub mod histogram;
 pub mod hooks;
 pub mod keys;
 pub mod log;
+pub mod login;
 pub mod metrics;
 pub mod process;
 pub mod readiness;

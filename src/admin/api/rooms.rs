@@ -105,7 +105,7 @@ pub(super) struct History {
 
 /// A message of the past.
 #[derive(Serialize, ToSchema)]
-#[schema(title = "Message")]
+#[schema(as = Message)]
 struct Said {
     /// Its position.
     seq: u64,

@@ -6,12 +6,12 @@
 mod api;
 mod client;
 mod data;
-mod hooks;
 mod http;
 mod lines;
 mod metrics;
 mod raw;
 mod server;
+mod tokens;
 mod wait;
 mod websocket;
 
@@ -21,5 +21,6 @@ pub use data::DataDir;
 pub use http::{http, http_raw, upgrade_head};
 pub use raw::{Frame, RawWs, masked_frame};
 pub use server::{Launch, Server, run_to_end};
-pub use wait::{Deadline, until};
+pub use tokens::{Issuer, foreign_token, now_seconds};
+pub use wait::{Deadline, PATIENCE, until};
 pub use websocket::{RelayClient, Request, connect as connect_ws, try_connect as try_connect_ws};
