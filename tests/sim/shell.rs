@@ -346,6 +346,8 @@ impl Shell {
                 }
                 Output::Ping { conn } => self.send(conn, Item::Ping, env),
                 Output::Close { conn, reason } => self.close(conn, reason, env),
+                Output::Answered { outcome: Ok(_), .. } => {}
+                Output::Answered { ticket, outcome } => env.fail(|| format!("order {ticket} got {outcome:?}")),
                 Output::Identify { conn, token, name, .. } => self.strangers.push((conn, token, name)),
                 Output::Consult { .. } => env.fail(|| "nobody is to be asked".into()),
                 Output::Noted(_) => {}
