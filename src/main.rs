@@ -12,6 +12,7 @@ use hubbub::doctor::{self, Verdict};
 use hubbub::shard::{self, ServeError, Surroundings};
 use hubbub::store::offline::{self, Epochs, OfflineError};
 use hubbub::telemetry::log;
+use hubbub::terminal;
 use hubbub::tls::TlsConfigs;
 use hubbub::token::{self, cli};
 
@@ -27,6 +28,9 @@ fn main() -> ExitCode {
 }
 
 fn run(invocation: &Invocation) -> Result<ExitCode, ConfigError> {
+    if let Subcommand::Chat(options) = &invocation.subcommand {
+        return Ok(terminal::run(options));
+    }
     let loaded = hubbub::config::load(invocation, std::env::vars_os())?;
     for warning in &loaded.warnings {
         complain(&format!("warning: {warning}"));
@@ -36,6 +40,7 @@ fn run(invocation: &Invocation) -> Result<ExitCode, ConfigError> {
         Subcommand::CheckConfig { explain } => check_config(&loaded, *explain),
         Subcommand::Doctor => Ok(examine(&loaded)),
         Subcommand::Store(action) => Ok(tend_store(&loaded.config, action)),
+        Subcommand::Chat(_) => unreachable!("it needs no configuration and has run"),
         Subcommand::Token(action) => Ok(work_on_tokens(&loaded.config, action)),
     }
 }

@@ -13,7 +13,7 @@ use hubbub::telemetry::render::Renderer;
 const LAYERS: [&[&str]; 4] = [
     &["access", "ids", "limits", "clock", "message", "policy"],
     &["chat", "codec"],
-    &["config", "hooks", "net", "store", "telemetry", "tls", "token", "web"],
+    &["config", "hooks", "net", "store", "telemetry", "terminal", "tls", "token", "web"],
     &["admin", "doctor", "shard"],
 ];
 /// Sights within a layer.
@@ -26,6 +26,7 @@ const ALSO: &[(&str, &str)] = &[
     ("access", "policy"),
     ("config", "hooks"),
     ("config", "telemetry"),
+    ("config", "terminal"),
     ("hooks", "telemetry"),
     ("store", "telemetry"),
     ("token", "config"),
@@ -110,7 +111,7 @@ fn root() -> &'static Path {
 /// Every file of ours with one of these endings.
 fn sources(endings: &[&str]) -> Vec<Source> {
     let mut found = Vec::new();
-    for folder in ["src", "tests", "loadgen", "benches", "fuzz/fuzz_targets", "perf", "scripts"] {
+    for folder in ["src", "tests", "loadgen", "benches", "fuzz/fuzz_targets", "fuzz/src", "perf", "scripts"] {
         collect(&root().join(folder), endings, &mut found);
     }
     found

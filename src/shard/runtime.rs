@@ -406,7 +406,9 @@ fn open_shard(
         bound.push((port, address));
     }
     let metrics = &seed.metrics.shards[shard.index()];
-    let gate = Gate::new(seed.quotas, Arc::new(seed.config.gate.clone()));
+    // For audit records and for the application.
+    let names_peers = seed.config.auth == Auth::Token || seed.config.hooks.url.is_some();
+    let gate = Gate::new(seed.quotas, Arc::new(seed.config.gate.clone()), names_peers);
     let entrance = Entrance { gate, desk, tls: seed.tls };
     let hub = Hub::new(seed.core, &seed.config, entrance, metrics, seed.clock.now());
     let beat = Beat::new(seed.config.coalesce_max.as_micros() as u64);

@@ -45,6 +45,8 @@ pub struct Plan {
     pub history_size: usize,
     pub history_bytes: usize,
     pub history_bytes_tight: bool,
+    /// Whether it is asked who everybody is, and there are those who may not do everything.
+    pub guarded: bool,
     /// Whether the world ends by a drain.
     pub drains: bool,
     /// By room.
@@ -144,6 +146,7 @@ impl Plan {
             history_size,
             history_bytes: if history_bytes_tight { 700 } else { 1 << 20 },
             history_bytes_tight,
+            guarded: rng.clone().chance(1, 3),
             drains: rng.chance(1, 4),
             keeps: Vec::new(),
             store: StorePlan::new(rng),
@@ -247,7 +250,7 @@ impl Plan {
             limits: self.limits.clone(),
             policies: Arc::new(self.policies()),
             permissions: Arc::default(),
-            consults: Consults::default(),
+            consults: Consults { connect: self.guarded, ..Consults::default() },
             has_store: true,
             node: Arc::from("sim"),
             exchange_backlog_max: self.exchange_backlog_max,

@@ -3,6 +3,8 @@
 
 mod stored;
 
+use std::sync::Arc;
+
 use bytes::{Buf, Bytes};
 use hubbub::chat::outbox::{Batch, Gap, Kind, OutboxLimits, Pushed};
 use hubbub::chat::{AudienceId, ConnKind, Delivery, Handled, Input, Output, Request, State};
@@ -15,6 +17,7 @@ use crate::env::Env;
 use crate::faults::Deed;
 use crate::link::{Closing, Link};
 use crate::mailbox::Mailbox;
+use crate::outsiders;
 use crate::truth::Author;
 use crate::wire::Item;
 
@@ -25,6 +28,8 @@ pub struct Shell {
     pub state: State,
     slots: Vec<Slot>,
     scratch: Vec<u8>,
+    /// Who is to be identified, by token and name.
+    strangers: Vec<(ConnId, Option<Box<str>>, Option<Box<str>>)>,
 }
 
 /// A place for a connection.
@@ -59,6 +64,8 @@ pub enum Chore {
     Flush(ShardId),
     /// Hand what is to be stored and asked to the store.
     Store,
+    /// Say who somebody is.
+    Identify,
 }
 
 /// What a chore means to the client at the other end.
@@ -83,7 +90,7 @@ pub struct Lane {
 impl Shell {
     pub fn new(id: ShardId, env: &Env) -> Self {
         let state = State::new(env.plan.core_config(id, env.life));
-        Self { id, state, slots: Vec::new(), scratch: Vec::new() }
+        Self { id, state, slots: Vec::new(), scratch: Vec::new(), strangers: Vec::new() }
     }
 
     pub fn links(&self) -> impl Iterator<Item = &Link> {
@@ -133,6 +140,9 @@ impl Shell {
         if (self.state.has_log_batch() || self.state.has_log_reads()) && env.store.takes(self.id.index(), env.now.us) {
             list.push(Chore::Store);
         }
+        if !self.strangers.is_empty() {
+            list.push(Chore::Identify);
+        }
     }
 
     pub fn carry_out(&mut self, chore: Chore, lanes: &mut [Lane], env: &mut Env) -> Effect {
@@ -176,6 +186,12 @@ impl Shell {
             Chore::Tick => self.tick(env),
             Chore::Flush(to) => return self.flush(to, &mut lanes[to.index()], env),
             Chore::Store => self.hand_over(env),
+            Chore::Identify => {
+                let which = env.rng.below(self.strangers.len());
+                let (conn, token, name) = self.strangers.swap_remove(which);
+                let identity = outsiders::identity(token.as_deref(), name.as_deref(), env.rng.next_u128());
+                self.give(Input::Identified { conn, outcome: Ok(Arc::new(identity)) }, env);
+            }
         }
         Effect::None
     }
@@ -327,7 +343,9 @@ impl Shell {
                 }
                 Output::Ping { conn } => self.send(conn, Item::Ping, env),
                 Output::Close { conn, reason } => self.close(conn, reason, env),
-                Output::Identify { .. } | Output::Consult { .. } => {}
+                Output::Identify { conn, token, name, .. } => self.strangers.push((conn, token, name)),
+                Output::Consult { .. } => env.fail(|| "nobody is to be asked".into()),
+                Output::Noted(_) => {}
                 Output::Unblocked { conn } => match self.live_link(conn, env) {
                     Some(link) if !link.blocked => env.fail(|| format!("{conn:?} was not blocked")),
                     Some(link) => link.blocked = false,
@@ -386,6 +404,10 @@ impl Shell {
         let Some(link) = self.live_link(conn, env) else { return };
         if link.closing.is_some() {
             return;
+        }
+        if let Item::Event(event) = item {
+            let author = link.author;
+            outsiders::judge_receiver(author, event, env);
         }
         if tells_gaps_first(item) {
             while let Some(gap) = self.live_link(conn, env).and_then(|link| link.outbox.take_gap()) {

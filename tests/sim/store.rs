@@ -95,7 +95,8 @@ impl Store {
     pub fn start(&mut self, shards: u16) {
         let line = |shard| {
             let sessions = self.live.sessions(shard, shards);
-            let events = (!sessions.is_empty()).then_some(LogEvent::Sessions(sessions)).into_iter().collect();
+            let sessions = (!sessions.is_empty()).then_some(LogEvent::Sessions(sessions));
+            let events = [LogEvent::Sanctions(self.live.sanctions())].into_iter().chain(sessions).collect();
             Line { events, ..Line::default() }
         };
         self.lines = (0..shards).map(line).collect();

@@ -5,7 +5,6 @@
 
 mod client;
 mod data;
-mod hooks;
 mod http;
 mod lines;
 mod metrics;
@@ -13,6 +12,7 @@ mod raw;
 mod server;
 mod stream;
 mod tls;
+mod tokens;
 mod wait;
 mod websocket;
 
@@ -22,5 +22,6 @@ pub use http::{http, http_raw, upgrade_head};
 pub use raw::{Frame, RawWs, masked_frame};
 pub use server::{Launch, Server, run_to_end};
 pub use tls::{Certificate, TlsClient, VERSIONS};
+pub use tokens::{Issuer, foreign_token, now_seconds};
 pub use wait::{Deadline, PATIENCE, until};
 pub use websocket::{RelayClient, Request, connect as connect_ws, try_connect as try_connect_ws};
