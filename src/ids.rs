@@ -264,7 +264,7 @@ fn check_name(text: &str, bytes_max: usize) -> Result<(), NameError> {
 }
 
 /// Control characters, line separators and the marks that turn the direction of text.
-fn is_forbidden(c: char) -> bool {
+pub(crate) fn is_forbidden(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }

@@ -15,9 +15,13 @@ pub mod codec;
 // L2
 pub mod config;
 pub mod doctor;
+pub mod hooks;
 pub mod net;
 pub mod store;
 pub mod telemetry;
+pub mod terminal;
+pub mod tls;
+pub mod token;
 pub mod web;
 
 // L3

@@ -104,6 +104,29 @@ pub const PARKED_SESSIONS_MAX: usize = 65_536;
 /// Dead letters that are sent again to one user at a time.
 pub const REPLAYED_LETTERS_MAX: usize = ACK_WINDOW;
 
+/// Longest token, in bytes.
+pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
+/// Most `roles` of a token.
+pub const TOKEN_ROLES_MAX: usize = 32;
+/// Most patterns in the `rooms` of a token.
+pub const TOKEN_ROOMS_MAX: usize = 128;
+/// Keys that are tried on one token.
+pub const TOKEN_KEYS_TRIED_MAX: usize = 8;
+/// Keys in one file, or in what a JWKS URL gives.
+pub const KEYS_PER_SET_MAX: usize = 256;
+/// Bytes of a file of keys, or of what a JWKS URL gives.
+pub const KEY_SET_BYTES_MAX: usize = 1024 * 1024;
+/// Verified tokens that one shard remembers.
+pub const TOKENS_CACHED_MAX: usize = 65_536;
+/// Their length together, in bytes; what is known of them takes about twice as much.
+pub const TOKENS_CACHED_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Refused tokens that one shard remembers.
+pub const TOKENS_REFUSED_MAX: usize = 8_192;
+/// How long a refused token is remembered, in milliseconds.
+pub const TOKEN_REFUSED_KEEP_MS: u64 = 10 * 1_000;
+/// Tokens that may wait for keys at the same time; past it they are refused.
+pub const KEY_WAITERS_MAX: usize = 4_096;
+
 const _: () = assert!(REPLAY_CHUNK_BYTES < OUTBOX_BYTES_MIN, "a chunk must fit an outbox");
 const _: () = assert!(SHARDS_MAX <= u16::MAX as usize);
 const _: () = assert!(REPLAY_CHUNK_MESSAGES <= PAGE_MAX);

@@ -7,11 +7,14 @@ use std::process::ExitCode;
 
 use hubbub::admin::AdminKey;
 use hubbub::config::layout::{Layout, Machine};
-use hubbub::config::{Config, ConfigError, Invocation, Loaded, StoreAction, Subcommand};
+use hubbub::config::{Config, ConfigError, Invocation, Loaded, StoreAction, Subcommand, TokenAction};
 use hubbub::doctor::{self, Verdict};
 use hubbub::shard::{self, ServeError, Surroundings};
 use hubbub::store::offline::{self, Epochs, OfflineError};
 use hubbub::telemetry::log;
+use hubbub::terminal;
+use hubbub::tls::TlsConfigs;
+use hubbub::token::{self, cli};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -25,6 +28,9 @@ fn main() -> ExitCode {
 }
 
 fn run(invocation: &Invocation) -> Result<ExitCode, ConfigError> {
+    if let Subcommand::Chat(options) = &invocation.subcommand {
+        return Ok(terminal::run(options));
+    }
     let loaded = hubbub::config::load(invocation, std::env::vars_os())?;
     for warning in &loaded.warnings {
         complain(&format!("warning: {warning}"));
@@ -34,6 +40,8 @@ fn run(invocation: &Invocation) -> Result<ExitCode, ConfigError> {
         Subcommand::CheckConfig { explain } => check_config(&loaded, *explain),
         Subcommand::Doctor => Ok(examine(&loaded)),
         Subcommand::Store(action) => Ok(tend_store(&loaded.config, action)),
+        Subcommand::Chat(_) => unreachable!("it needs no configuration and has run"),
+        Subcommand::Token(action) => Ok(work_on_tokens(&loaded.config, action)),
     }
 }
 
@@ -60,6 +68,8 @@ fn serve(invocation: &Invocation, loaded: &Loaded) -> Result<ExitCode, ConfigErr
 
 fn check_config(loaded: &Loaded, explain: bool) -> Result<ExitCode, ConfigError> {
     let layout = Layout::decide(&loaded.config, &Machine::detect()).map_err(|problem| loaded.blame(problem))?;
+    token::check_files(&loaded.config.token).map_err(|problem| loaded.blame(problem))?;
+    TlsConfigs::load(&loaded.config).map_err(|problem| loaded.blame(problem))?;
     if explain {
         print!("{}", hubbub::config::explain(loaded));
         println!();
@@ -74,6 +84,19 @@ fn examine(loaded: &Loaded) -> ExitCode {
     let checks = doctor::examine(&doctor::facts(), &loaded.config);
     print!("{}", doctor::report(&checks));
     if checks.iter().any(|check| check.verdict == Verdict::Fatal) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn work_on_tokens(config: &Config, action: &TokenAction) -> ExitCode {
+    match cli::run(action, config) {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn tend_store(config: &Config, action: &StoreAction) -> ExitCode {

@@ -13,7 +13,7 @@ use hubbub::telemetry::render::Renderer;
 const LAYERS: [&[&str]; 4] = [
     &["access", "ids", "limits", "clock", "message", "policy"],
     &["chat", "codec"],
-    &["config", "net", "store", "telemetry", "web"],
+    &["config", "hooks", "net", "store", "telemetry", "terminal", "tls", "token", "web"],
     &["admin", "doctor", "shard"],
 ];
 /// Sights within a layer.
@@ -24,8 +24,14 @@ const ALSO: &[(&str, &str)] = &[
     ("access", "ids"),
     ("access", "message"),
     ("access", "policy"),
+    ("config", "hooks"),
     ("config", "telemetry"),
+    ("config", "terminal"),
+    ("hooks", "telemetry"),
     ("store", "telemetry"),
+    ("token", "config"),
+    ("token", "telemetry"),
+    ("tls", "config"),
     ("shard", "admin"),
 ];
 /// Modules that see less than their layer: bytes only, or nothing at all.
@@ -105,7 +111,7 @@ fn root() -> &'static Path {
 /// Every file of ours with one of these endings.
 fn sources(endings: &[&str]) -> Vec<Source> {
     let mut found = Vec::new();
-    for folder in ["src", "tests", "loadgen", "benches", "fuzz/fuzz_targets", "perf", "scripts"] {
+    for folder in ["src", "tests", "loadgen", "benches", "fuzz/fuzz_targets", "fuzz/src", "perf", "scripts"] {
         collect(&root().join(folder), endings, &mut found);
     }
     found

@@ -7,6 +7,7 @@
 
 mod chat;
 mod codec;
+mod token;
 
 /// One operation.
 pub struct Operation {
@@ -45,7 +46,7 @@ impl Operation {
 
 /// All of them, by module.
 pub fn all() -> Vec<Operation> {
-    chat::operations().into_iter().chain(codec::operations()).collect()
+    [chat::operations(), codec::operations(), token::operations()].into_iter().flatten().collect()
 }
 
 /// Folds what came out of one run into what came out of those before.

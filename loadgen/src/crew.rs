@@ -11,6 +11,7 @@ use crate::run::RunError;
 use crate::scenario::{Kind, Scenario};
 use crate::stats::{Board, Counts, SentBoard};
 use crate::target::{Protocol, Target};
+use crate::tls::TlsClient;
 use crate::worker::{self, Control, Job, Report};
 
 /// What this process can carry of a run, checked against the machine.
@@ -18,6 +19,8 @@ use crate::worker::{self, Control, Job, Report};
 pub struct Site {
     /// Where the load goes.
     pub target: Arc<Target>,
+    /// How it is spoken to, where that is by TLS.
+    pub tls: Option<TlsClient>,
     /// Local addresses to connect from.
     pub sources: Arc<[IpAddr]>,
     /// Cores to pin workers to, in turn.
@@ -62,12 +65,18 @@ impl Site {
         if target.protocol == Protocol::Resp && (scenario.kind != Kind::Publish || scenario.require_durable) {
             return Err(RunError::OnlyAppends(scenario.target.clone()));
         }
+        let tls = target.has_tls.then(|| {
+            let (ca, insecure) = (scenario.tls_ca.as_deref(), scenario.tls_insecure);
+            let tickets = if scenario.tls_resume { connections as usize } else { 0 };
+            TlsClient::new(&target.authority, ca, insecure, tickets)
+        });
+        let tls = tls.transpose().map_err(RunError::Tls)?;
         let machine = Machine::read();
         let cores = cores(&scenario.cpus)?;
         let sources = plan_sources(target.address.ip(), connections, &scenario.sources, machine)?;
         check_sources(&sources)?;
         let workers = plan_workers(connections, scenario.workers, cores.len(), machine)?;
-        Ok(Self { target: Arc::new(target), sources: sources.into(), cores, workers, machine })
+        Ok(Self { target: Arc::new(target), tls, sources: sources.into(), cores, workers, machine })
     }
 }
 
@@ -95,6 +104,7 @@ impl Crew {
             local: 0,
             scenario: scenario.clone(),
             target: site.target.clone(),
+            tls: site.tls.clone(),
             sources: site.sources.clone(),
             run: part.run,
             ramp_ns: part.ramp_ns,

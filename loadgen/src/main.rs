@@ -6,6 +6,7 @@
 //! how two builds are told apart.
 
 mod address;
+mod attack;
 mod audit;
 mod client;
 mod clock;
@@ -35,6 +36,7 @@ mod scenario;
 mod stats;
 mod target;
 mod thresholds;
+mod tls;
 mod worker;
 
 use std::io::Write;
@@ -69,6 +71,8 @@ enum Command {
     Run(Box<Run>),
     /// Lends this machine's workers to `run --agents`, until it is ended
     Agent(Agent),
+    /// Does harm to a server on this machine, and counts what it answers
+    Attack(Attack),
     /// Shows a result again, from its JSON alone
     Report(Report),
     /// Says whether one build differs from another, by their results
@@ -120,6 +124,33 @@ struct Agent {
 }
 
 #[derive(Debug, clap::Args)]
+struct Attack {
+    /// Which attack
+    kind: attack::Kind,
+    /// The server's HTTP port, on loopback
+    #[arg(long, value_name = "IP:PORT")]
+    target: std::net::SocketAddr,
+    /// Connections at a time; each attack has its own default, as for the next two
+    #[arg(long, value_name = "N")]
+    connections: Option<u32>,
+    /// Pieces per second, of all connections together
+    #[arg(long, value_name = "N")]
+    rate: Option<u32>,
+    /// Connections to try before it is enough
+    #[arg(long, value_name = "N")]
+    tries: Option<u64>,
+    /// How long
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
+    duration: std::time::Duration,
+    /// The address that connections come from
+    #[arg(long, value_name = "IP", default_value = "127.9.9.9")]
+    source: std::net::IpAddr,
+    /// A token with which its connections get in, where names are not enough
+    #[arg(long)]
+    token: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
 struct Report {
     /// A result, as `run --json` wrote it
     result: PathBuf,
@@ -165,6 +196,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Run(arguments) => carry_out(*arguments),
         Command::Agent(arguments) => lend(arguments),
+        Command::Attack(arguments) => do_harm(arguments),
         Command::Report(arguments) => show_again(&arguments),
         Command::Compare(arguments) => set_side_by_side(&arguments),
     };
@@ -205,6 +237,25 @@ fn lend(arguments: Agent) -> Result<ExitCode, String> {
         return Err("LOADGEN_TOKEN: set it, or --token, to something that nobody guesses".to_owned());
     }
     agent::serve(&agent::Settings { listen, token, allow_remote })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn do_harm(arguments: Attack) -> Result<ExitCode, String> {
+    let size = arguments.kind.size();
+    let report = attack::run(&attack::Plan {
+        kind: arguments.kind,
+        target: arguments.target,
+        source: arguments.source,
+        connections: arguments.connections.unwrap_or(size.connections),
+        rate: arguments.rate.unwrap_or(size.rate),
+        tries_max: arguments.tries.unwrap_or(size.tries_max),
+        duration: arguments.duration,
+        token: arguments.token,
+    })?;
+    let mut text = serde_json::to_vec_pretty(&report).map_err(|error| error.to_string())?;
+    text.push(b'\n');
+    // A closed standard output leaves the exit code to tell.
+    let _ = std::io::stdout().write_all(&text);
     Ok(ExitCode::SUCCESS)
 }
 

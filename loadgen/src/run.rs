@@ -85,6 +85,9 @@ pub enum RunError {
          require_durable out"
     )]
     OnlyAppends(String),
+    /// No TLS with this target.
+    #[error("{0}")]
+    Tls(String),
     /// An agent cannot take part.
     #[error("{0}")]
     Agent(String),

@@ -20,6 +20,8 @@ pub enum Protocol {
 pub struct Target {
     /// What is spoken.
     pub protocol: Protocol,
+    /// Whether it is spoken over TLS.
+    pub has_tls: bool,
     /// Its address.
     pub address: SocketAddr,
     /// `host:port` as it was written, for the `Host` header.
@@ -32,25 +34,26 @@ impl Target {
     /// Takes a URL apart and resolves its host to the first address it has.
     pub fn parse(url: &str) -> Result<Self, TargetError> {
         let fail = |problem: &str| TargetError { url: url.to_owned(), problem: problem.to_owned() };
-        let (scheme, rest) =
-            url.split_once("://").ok_or_else(|| fail("write ws://HOST:PORT/PATH or tcp://HOST:PORT"))?;
+        let (scheme, rest) = url
+            .split_once("://")
+            .ok_or_else(|| fail("write ws://HOST:PORT/PATH or tcp://HOST:PORT, or wss:// or tls://"))?;
         let (authority, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
         let protocol = match (scheme, path.contains(ROOM)) {
-            ("ws", false) => Protocol::Chat,
-            ("ws", true) => Protocol::Relay,
-            ("tcp", _) if path.is_empty() || path == "/" => Protocol::Lines,
+            ("ws" | "wss", false) => Protocol::Chat,
+            ("ws" | "wss", true) => Protocol::Relay,
+            ("tcp" | "tls", _) if path.is_empty() || path == "/" => Protocol::Lines,
             ("redis", _) if path.is_empty() || path == "/" => Protocol::Resp,
-            ("tcp", _) => return Err(fail("a tcp:// URL has no path")),
+            ("tcp" | "tls", _) => return Err(fail("a tcp:// or tls:// URL has no path")),
             ("redis", _) => return Err(fail("a redis:// URL has no path here: streams are named after rooms")),
-            ("wss" | "tls", _) => return Err(fail("TLS is not spoken here: give a ws:// or tcp:// URL")),
-            _ => return Err(fail("its scheme is neither ws nor tcp (nor redis)")),
+            _ => return Err(fail("its scheme is neither ws nor tcp (nor wss, tls or redis)")),
         };
         if path.bytes().any(|byte| byte <= b' ' || byte == b'#') {
             return Err(fail("the path has white space or a fragment"));
         }
         let address = resolve(authority).ok_or_else(|| fail("the host and port do not resolve; write HOST:PORT"))?;
         let path = if path.is_empty() { PATH_DEFAULT } else { path };
-        Ok(Self { protocol, address, authority: authority.to_owned(), path: path.to_owned() })
+        let has_tls = matches!(scheme, "wss" | "tls");
+        Ok(Self { protocol, has_tls, address, authority: authority.to_owned(), path: path.to_owned() })
     }
 
     /// The path for a member of `room`.
@@ -102,7 +105,12 @@ mod tests {
             assert_eq!((target.protocol, target.path.as_str()), (protocol, path), "{url}");
             assert!(target.is_loopback(), "{url}");
         }
+        for (url, protocol) in [("wss://127.0.0.1:9000", Protocol::Chat), ("tls://127.0.0.1:9001", Protocol::Lines)] {
+            let target = Target::parse(url).unwrap();
+            assert_eq!((target.protocol, target.has_tls), (protocol, true), "{url}");
+        }
         let target = Target::parse("ws://[::1]:9000/relay/{room}").unwrap();
+        assert!(!target.has_tls);
         assert_eq!(target.path_of("a-1"), "/relay/a-1");
         assert_eq!((target.authority.as_str(), target.address), ("[::1]:9000", "[::1]:9000".parse().unwrap()));
     }
@@ -118,7 +126,7 @@ mod tests {
         let table = [
             ("127.0.0.1:9000", "write ws://"),
             ("http://127.0.0.1:9000", "neither ws nor tcp"),
-            ("wss://127.0.0.1:9000", "TLS is not spoken"),
+            ("https://127.0.0.1:9000", "neither ws nor tcp"),
             ("tcp://127.0.0.1:9001/x", "has no path"),
             ("redis://127.0.0.1:6379/0", "has no path here"),
             ("ws://127.0.0.1", "write HOST:PORT"),

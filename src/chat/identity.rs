@@ -79,6 +79,12 @@ impl State {
         Ok(Handled::Done)
     }
 
+    /// What a connection is called in `welcome`, in logs and to operators.
+    #[must_use]
+    pub fn connection_name(&self, conn: ConnId) -> String {
+        format!("s{}-{}-{}", self.here.0, conn.slot, conn.generation)
+    }
+
     /// Asks the shell who a connection is.
     pub(super) fn introduce(
         &mut self,
@@ -157,7 +163,7 @@ impl State {
         let secret = self.begin_session(conn, entropy);
         let limits = &self.config.limits;
         let body = Welcome {
-            connection: format!("s{}-{}-{}", self.here.0, conn.slot, conn.generation),
+            connection: self.connection_name(conn),
             user,
             name,
             session: secret,

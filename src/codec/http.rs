@@ -65,6 +65,8 @@ pub enum Status {
     UpgradeRequired = 426,
     /// The headers are too many or too long.
     HeadTooLarge = 431,
+    /// Too much was asked for in too short a time.
+    TooManyRequests = 429,
     /// Come back later.
     ServiceUnavailable = 503,
 }
@@ -87,6 +89,7 @@ impl Status {
             Self::UriTooLong => "414 URI Too Long",
             Self::UpgradeRequired => "426 Upgrade Required",
             Self::HeadTooLarge => "431 Request Header Fields Too Large",
+            Self::TooManyRequests => "429 Too Many Requests",
             Self::ServiceUnavailable => "503 Service Unavailable",
         }
     }
@@ -98,6 +101,7 @@ impl Status {
             Self::UpgradeRequired => {
                 "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nConnection: upgrade, close\r\n"
             }
+            Self::TooManyRequests => "Retry-After: 1\r\nConnection: close\r\n",
             Self::ServiceUnavailable => "Retry-After: 5\r\nConnection: close\r\n",
             _ => "Connection: close\r\n",
         }

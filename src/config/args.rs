@@ -1,12 +1,17 @@
 //! The command line: subcommands, and one flag per setting.
 
+mod token;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
+pub use token::{MintRequest, TokenAction};
+
 use crate::config::Config;
 use crate::config::settings::{self, Setting, Shape};
+use crate::terminal;
 
 /// What the command line asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +38,10 @@ pub enum Subcommand {
     Doctor,
     /// Do something to the store of a server that does not run.
     Store(StoreAction),
+    /// Talk from this terminal.
+    Chat(terminal::Options),
+    /// Make keys and tokens, or check tokens.
+    Token(TokenAction),
 }
 
 /// What to do to a store. A file that is not named is standard output or input.
@@ -68,12 +77,28 @@ pub enum StoreAction {
 
 /// Reads the command line, the program's name first. The error may be a wish for help: [`clap::Error::exit`] knows.
 pub fn parse_arguments(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, clap::Error> {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    // A client takes none of the server's settings.
+    if arguments.get(1).is_some_and(|first| first == "chat") {
+        let command = Command::new("hubbub").version(env!("CARGO_PKG_VERSION")).subcommand(terminal::subcommand());
+        let matches = command.try_get_matches_from(arguments)?;
+        let options = terminal::Options::from_matches(matches.subcommand_matches("chat").expect("it was just seen"));
+        return Ok(Invocation { subcommand: Subcommand::Chat(options), config_file: None, flags: Vec::new() });
+    }
     let matches = command().try_get_matches_from(arguments)?;
     let (subcommand, inner) = match matches.subcommand() {
         Some(("check-config", inner)) => (Subcommand::CheckConfig { explain: inner.get_flag("explain") }, inner),
         Some(("doctor", inner)) => (Subcommand::Doctor, inner),
         Some(("store", inner)) => match inner.subcommand() {
             Some((name, inner)) => (Subcommand::Store(store_action(name, inner)), inner),
+            None => unreachable!("clap asks for one"),
+        },
+        Some(("chat", _)) => {
+            let said = "chat comes first: hubbub chat [URL], see hubbub chat --help";
+            return Err(command().error(clap::error::ErrorKind::ArgumentConflict, said));
+        }
+        Some(("token", inner)) => match inner.subcommand() {
+            Some((name, inner)) => (Subcommand::Token(token::action(name, inner)), inner),
             None => unreachable!("clap asks for one"),
         },
         Some((_, inner)) => (Subcommand::Serve, inner),
@@ -122,6 +147,8 @@ fn command() -> Command {
         .subcommand(Command::new("check-config").about("Check the configuration and end").arg(explain))
         .subcommand(Command::new("doctor").about("Check kernel and machine, and say what to mend"))
         .subcommand(store_command())
+        .subcommand(Command::new("chat").about("Talk from this terminal, or from a script"))
+        .subcommand(token::command())
 }
 
 fn store_command() -> Command {
@@ -232,6 +259,16 @@ mod tests {
     }
 
     #[test]
+    fn chat_takes_none_of_the_servers_settings() {
+        let chat = parse(&["chat", "tcp://h:5", "--room", "lobby", "--history", "9"]).unwrap();
+        let Subcommand::Chat(options) = chat.subcommand else { panic!("{chat:?}") };
+        assert_eq!((options.rooms, options.history), (vec!["lobby".to_owned()], Some(9)));
+        for arguments in [&["chat", "--shards", "3"][..], &["--shards", "3", "chat"], &["chat", "http://h"]] {
+            assert_eq!(parse(arguments).unwrap_err().exit_code(), 2, "{arguments:?}");
+        }
+    }
+
+    #[test]
     fn unknown_flags_end_with_two() {
         let error = parse(&["--max-conections", "5"]).unwrap_err();
         assert_eq!(error.exit_code(), 2);
@@ -241,11 +278,18 @@ mod tests {
     #[test]
     fn help_names_what_exists_and_nothing_else() {
         let help = parse(&["--help"]).unwrap_err().to_string();
-        for name in
-            ["serve", "check-config", "doctor", "store", "--tcp-listen", "--limits-history-size", "HUBBUB_CONFIG"]
-        {
+        for name in [
+            "serve",
+            "check-config",
+            "doctor",
+            "store",
+            "token",
+            "--tcp-listen",
+            "--limits-history-size",
+            "HUBBUB_CONFIG",
+        ] {
             assert!(help.contains(name), "{name}");
         }
-        assert!(!help.contains("token") && !help.contains("  chat "), "{help}");
+        assert!(help.contains("  chat "), "{help}");
     }
 }

@@ -1,10 +1,10 @@
 //! Every setting with its origin, written so that it can be used as a configuration file.
 
 use crate::config::load::Loaded;
-use crate::config::rooms;
 use crate::config::settings::{self, Setting, Shape};
+use crate::config::{permissions, rooms};
 
-/// One line per setting: `key = value  # origin`, then the rules for rooms, complete. Reading the text as a file gives
+/// One line per setting: `key = value  # origin`, then the rules of the file, complete. Reading the text as a file gives
 /// the same configuration.
 #[must_use]
 pub fn explain(loaded: &Loaded) -> String {
@@ -24,12 +24,20 @@ pub fn explain(loaded: &Loaded) -> String {
         let (_, origin) = loaded.given(setting);
         lines.push((format!("{key} = {}", literal(setting.shape, &values)), format!("# {origin}")));
     }
-    let origin = loaded.origin_of_rooms();
+    let origin = loaded.origin_of_tables(rooms::KEY);
     for (pattern, policy) in &loaded.config.policies.rules {
         lines.push((format!("\n[[{}]]", rooms::KEY), String::new()));
         for (key, value) in rooms::write(pattern, policy) {
             let shape = if key == "pattern" { Shape::Text } else { Shape::Number };
             lines.push((format!("{key} = {}", literal(shape, &[value])), format!("# {origin}")));
+        }
+    }
+    let origin = loaded.origin_of_tables(permissions::KEY);
+    for rule in &loaded.config.permissions.rules {
+        lines.push((format!("\n[[{}]]", permissions::KEY), String::new()));
+        for (key, values) in permissions::write(rule) {
+            let shape = if permissions::is_list(key) { Shape::List } else { Shape::Text };
+            lines.push((format!("{key} = {}", literal(shape, &values)), format!("# {origin}")));
         }
     }
     let width = lines.iter().map(|(line, _)| line.chars().count()).max().unwrap_or(0);

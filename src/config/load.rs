@@ -8,10 +8,10 @@ use figment::providers::{Format, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider, Source};
 
-use crate::config::rooms;
 use crate::config::settings::{self, Setting, VARIABLE_PREFIX};
 use crate::config::validate::Problem;
 use crate::config::{Config, Invocation};
+use crate::config::{permissions, rooms, tables};
 
 /// A configuration with its history.
 #[derive(Debug)]
@@ -97,9 +97,9 @@ impl Loaded {
         given(&self.sources, setting.key)
     }
 
-    /// Where the rules for rooms came from; empty without any.
-    pub(super) fn origin_of_rooms(&self) -> String {
-        given(&self.sources, rooms::KEY).1
+    /// Where a list of tables came from; empty without any.
+    pub(super) fn origin_of_tables(&self, key: &str) -> String {
+        given(&self.sources, key).1
     }
 
     /// Puts a problem found later, such as one with the machine, into the words of this module.
@@ -119,12 +119,19 @@ fn read_settings(sources: Figment, warnings: Vec<String>) -> Result<Loaded, Conf
             findings.push(blame(&sources, problem));
         }
     }
-    match sources.find_value(rooms::KEY).map(|value| rooms::read(&value)) {
-        Ok(Ok(rules)) => config.policies.rules = rules,
-        Ok(Err(problems)) => findings.extend(problems.into_iter().map(|problem| blame(&sources, problem))),
-        // There are none.
-        Err(_) => {}
-    }
+    // Without tables there is no value.
+    let rooms = sources.find_value(rooms::KEY).ok().map(|value| rooms::read(&value));
+    let permissions = sources.find_value(permissions::KEY).ok().map(|value| permissions::read(&value));
+    let mut blame_all =
+        |problems: Vec<Problem>| findings.extend(problems.into_iter().map(|problem| blame(&sources, problem)));
+    config.policies.rules = rooms.unwrap_or(Ok(Vec::new())).unwrap_or_else(|problems| {
+        blame_all(problems);
+        Vec::new()
+    });
+    config.permissions.rules = permissions.unwrap_or(Ok(Vec::new())).unwrap_or_else(|problems| {
+        blame_all(problems);
+        Vec::new()
+    });
     if findings.is_empty() {
         findings = config.validate().into_iter().map(|problem| blame(&sources, problem)).collect();
     }
@@ -139,11 +146,11 @@ fn blame(sources: &Figment, problem: Problem) -> Finding {
 
 /// What was given for a setting or for a key of a rule, and where.
 fn given(sources: &Figment, key: &str) -> (Vec<String>, String) {
-    let rules = sources.find_value(rooms::KEY).ok();
+    let rules = tables::list_of(key).and_then(|list| sources.find_value(list).ok());
     let (values, tag) = match sources.find_value(key) {
         Ok(value) => (as_texts(&value), Some(value.tag())),
         Err(_) => {
-            let value = rules.as_ref().and_then(|rules| rooms::find(rules, key));
+            let value = rules.as_ref().and_then(|rules| tables::find(rules, key));
             (value.map(as_texts).unwrap_or_default(), rules.as_ref().map(Value::tag))
         }
     };
@@ -197,7 +204,7 @@ fn unknown_keys(layer: &Layer) -> Vec<Finding> {
     let mut leaves = Vec::new();
     collect_leaves("", &layer.dict, &mut leaves);
     let origin = layer.metadata.source.as_ref().and_then(Source::file_path).map(|path| path.display().to_string());
-    let unknown = leaves.into_iter().filter(|(key, _)| Setting::find(key).is_none() && key != rooms::KEY);
+    let unknown = leaves.into_iter().filter(|(key, _)| Setting::find(key).is_none() && !is_tables(key));
     unknown
         .map(|(key, value)| Finding {
             remedy: format!("did you mean {}?", nearest(&key)),
@@ -213,12 +220,16 @@ fn collect_leaves(prefix: &str, dict: &Dict, leaves: &mut Vec<(String, Vec<Strin
     for (name, value) in dict {
         let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
         match value {
-            Value::Dict(_, inner) if Setting::find(&key).is_none() && key != rooms::KEY && !inner.is_empty() => {
+            Value::Dict(_, inner) if Setting::find(&key).is_none() && !is_tables(&key) && !inner.is_empty() => {
                 collect_leaves(&key, inner, leaves);
             }
             _ => leaves.push((key, as_texts(value))),
         }
     }
+}
+
+fn is_tables(key: &str) -> bool {
+    tables::KEYS.contains(&key)
 }
 
 /// The known key most like an unknown one, also if only its table was forgotten or made up.
@@ -227,7 +238,7 @@ fn nearest(key: &str) -> &'static str {
         key.rsplit('.').next().unwrap_or(key)
     }
     let likeness = |known: &str| strsim::jaro_winkler(key, known).max(strsim::jaro_winkler(last(key), last(known)));
-    let known = settings::all().map(|setting| setting.key).chain([rooms::KEY]);
+    let known = settings::all().map(|setting| setting.key).chain(tables::KEYS);
     known.max_by(|a, b| likeness(a).total_cmp(&likeness(b))).expect("the table is not empty")
 }
 

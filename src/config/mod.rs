@@ -2,17 +2,21 @@
 //!
 //! Flags win over `HUBBUB_*` variables, those over the file, that over the defaults. `settings` is the one table of
 //! keys: flags, variables, `check-config --explain` and `docs/operations.md` all follow it. Rules for rooms by pattern
-//! are tables of the file alone (`rooms`). A [`Config`] made in code is checked by [`Config::validate`] as one that was
+//! are tables of the file alone (`rooms`, `permissions`). A [`Config`] made in code is checked by [`Config::validate`] as one that was
 //! read is. What may change while the server runs,
 //! and what may not, is in `reload`.
 
 mod args;
 mod explain;
+mod gate;
+mod hooks;
 pub mod layout;
 mod load;
+mod permissions;
 mod reload;
 mod rooms;
 mod settings;
+mod tables;
 mod validate;
 mod values;
 
@@ -20,12 +24,15 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::access::Permissions;
+use crate::hooks::HookConfig;
 use crate::limits::Limits;
 use crate::policy::RoomPolicies;
 use crate::telemetry::log::LogFormat;
 
-pub use args::{Invocation, StoreAction, Subcommand, parse_arguments};
+pub use args::{Invocation, MintRequest, StoreAction, Subcommand, TokenAction, parse_arguments};
 pub use explain::explain;
+pub use gate::{GateConfig, Network, prefix_of};
 pub use load::{ConfigError, Finding, Loaded, load};
 pub use reload::{Changes, take_over};
 pub use validate::Problem;
@@ -52,6 +59,10 @@ pub struct Config {
     pub max_connections: Option<u64>,
     /// Who may connect.
     pub auth: Auth,
+    /// How tokens are checked.
+    pub token: TokenConfig,
+    /// Who may do what in which rooms.
+    pub permissions: Permissions,
     /// Whether open mode is allowed beyond loopback.
     pub allow_anonymous: bool,
     /// Origins of web pages that may connect, beside the server's own: `scheme://host` or `scheme://host:port`.
@@ -72,8 +83,25 @@ pub struct Config {
     pub policies: RoomPolicies,
     /// How the store works.
     pub store: StoreConfig,
+    /// How the application is called.
+    pub hooks: HookConfig,
     /// Caps and times of rooms and connections.
     pub limits: Limits,
+    /// Who is let in, how often and how many at a time.
+    pub gate: GateConfig,
+    /// TLS on the ports for clients.
+    pub tls: TlsConfig,
+}
+
+/// TLS on the ports for clients: on when both files are given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// PEM with the server's certificate, followed by those that lead to a root.
+    pub certificate_file: Option<PathBuf>,
+    /// PEM with the certificate's private key.
+    pub key_file: Option<PathBuf>,
+    /// Time per turn of a shard that handshakes may take; at least one step is always taken.
+    pub handshake_budget: Duration,
 }
 
 /// How the store works.
@@ -87,19 +115,69 @@ pub struct StoreConfig {
     pub maintenance_interval: Duration,
 }
 
+/// How tokens are checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenConfig {
+    /// The file with the secret for HMAC.
+    pub secret_file: Option<PathBuf>,
+    /// Files with public keys: PEM, JWK or JWK Set.
+    pub key_files: Vec<PathBuf>,
+    /// Where more public keys are fetched, as a JWK Set.
+    pub jwks_url: Option<String>,
+    /// The certificates that the server of that URL is trusted by; `None` is those that browsers trust.
+    pub jwks_ca_file: Option<PathBuf>,
+    /// How often keys are fetched again.
+    pub jwks_refresh: Duration,
+    /// Shortest time between two fetches because a token names an unknown key.
+    pub jwks_cooldown: Duration,
+    /// A token's `iss` must be one of these, unless there are none.
+    pub issuers: Vec<String>,
+    /// A token's `aud` must name one of these; if there are none it must have none.
+    pub audiences: Vec<String>,
+    /// How far clocks may differ.
+    pub leeway: Duration,
+}
+
 /// Who may connect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Auth {
     /// Anyone, under any free name.
     #[default]
     Open,
+    /// Whoever shows a token, as the user that it names.
+    Token,
+}
+
+impl Default for TokenConfig {
+    fn default() -> Self {
+        Self {
+            secret_file: None,
+            key_files: Vec::new(),
+            jwks_url: None,
+            jwks_ca_file: None,
+            jwks_refresh: Duration::from_secs(5 * 60),
+            jwks_cooldown: Duration::from_secs(10),
+            issuers: Vec::new(),
+            audiences: Vec::new(),
+            leeway: Duration::from_secs(30),
+        }
+    }
+}
+
+impl TokenConfig {
+    /// Whether there is anything that tokens could be checked with.
+    #[must_use]
+    pub fn has_keys(&self) -> bool {
+        self.secret_file.is_some() || !self.key_files.is_empty() || self.jwks_url.is_some()
+    }
 }
 
 impl Config {
     /// Whether the server keeps anything on the disk.
     #[must_use]
     pub fn needs_store(&self) -> bool {
-        self.policies.has_durable()
+        // Bans, mutes and revocations are kept wherever users are more than names.
+        self.policies.has_durable() || self.auth == Auth::Token
     }
 }
 
@@ -110,6 +188,12 @@ impl Default for StoreConfig {
             min_free_bytes: 64 * 1024 * 1024,
             maintenance_interval: Duration::from_secs(10),
         }
+    }
+}
+
+impl Default for TlsConfig {
+    fn default() -> Self {
+        Self { certificate_file: None, key_file: None, handshake_budget: Duration::from_millis(1) }
     }
 }
 
@@ -126,6 +210,8 @@ impl Default for Config {
             cpus: None,
             max_connections: None,
             auth: Auth::Open,
+            token: TokenConfig::default(),
+            permissions: Permissions::default(),
             allow_anonymous: false,
             allowed_origins: Vec::new(),
             coalesce_max: Duration::from_millis(2),
@@ -136,7 +222,10 @@ impl Default for Config {
             audit_file: None,
             policies: RoomPolicies::default(),
             store: StoreConfig::default(),
+            hooks: HookConfig::default(),
             limits: Limits::default(),
+            gate: GateConfig::default(),
+            tls: TlsConfig::default(),
         }
     }
 }

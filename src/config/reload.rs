@@ -4,7 +4,7 @@
 //! the report names it.
 
 use crate::config::settings::{self, Setting};
-use crate::config::{Config, rooms};
+use crate::config::{Config, permissions, rooms};
 
 /// What became of each setting.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,6 +37,9 @@ pub fn take_over(running: &Config, read: &Config) -> (Config, Changes) {
             changes.applied.push(setting.key);
         }
     }
+    let permissions =
+        if running.permissions == read.permissions { &mut changes.unchanged } else { &mut changes.applied };
+    permissions.push(permissions::KEY);
     if running.policies.rules == read.policies.rules {
         changes.unchanged.push(rooms::KEY);
     } else if lacks_store {
@@ -64,6 +67,15 @@ const NEEDS_RESTART: &[&str] = &[
     "max_connections",
     "auth",
     "allow_anonymous",
+    "hooks.url",
+    "hooks.events",
+    "hooks.secret_file",
+    "hooks.ca_file",
+    "hooks.timeout",
+    "hooks.attempts",
+    "hooks.concurrency",
+    "hooks.queue",
+    "hooks.on_failure",
     "node",
     "log_format",
     "audit_file",
@@ -72,6 +84,15 @@ const NEEDS_RESTART: &[&str] = &[
     "store.commit_interval",
     "store.min_free_bytes",
     "store.maintenance_interval",
+    "hooks.url",
+    "hooks.events",
+    "hooks.secret_file",
+    "hooks.ca_file",
+    "hooks.timeout",
+    "hooks.attempts",
+    "hooks.concurrency",
+    "hooks.queue",
+    "hooks.on_failure",
 ];
 /// Settings that may ask for durable rooms.
 const NEEDS_STORE: &[&str] = &["history"];
@@ -100,7 +121,7 @@ mod tests {
         assert_eq!((taken.limits.max_message_bytes, taken.policies.rules.len()), (1_000, 1));
         assert_eq!(changes.needs_restart, ["node"]);
         assert_eq!(changes.applied, ["max_message_bytes", "rooms"]);
-        assert_eq!(changes.unchanged.len() + 3, settings::all().count() + 1);
+        assert_eq!(changes.unchanged.len() + 3, settings::all().count() + 2);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use figment::value::{Dict, Value};
 
 use crate::config::load::as_texts;
 use crate::config::settings::{COMMIT_REMEDY, COMMIT_WORDS, HISTORY_REMEDY, HISTORY_WORDS};
+use crate::config::tables;
 use crate::config::validate::Problem;
 use crate::config::values::{AUTO, Unreadable, limit, one, texts_or, time_or_off, word, written, written_time_or_off};
 use crate::policy::{HistoryMode, Pattern, RoomPolicy};
@@ -17,23 +18,7 @@ pub(super) const KEY: &str = "rooms";
 
 /// Reads the rules, or says all that is wrong with them.
 pub(super) fn read(value: &Value) -> Result<Vec<(Pattern, RoomPolicy)>, Vec<Problem>> {
-    let tables: Option<Vec<&Dict>> = match value {
-        Value::Array(_, rules) => rules.iter().map(Value::as_dict).collect(),
-        _ => None,
-    };
-    let Some(tables) = tables else {
-        return Err(vec![Problem::new(KEY, "these are not rules", "write each as a table that begins with [[rooms]]")]);
-    };
-    let mut problems = Vec::new();
-    let rules = tables.iter().enumerate().map(|(index, table)| read_rule(index, table, &mut problems)).collect();
-    if problems.is_empty() { Ok(rules) } else { Err(problems) }
-}
-
-/// What stands at a key such as `rooms[0].history`.
-pub(super) fn find<'a>(rules: &'a Value, key: &str) -> Option<&'a Value> {
-    let (index, name) = key.strip_prefix(KEY)?.strip_prefix('[')?.split_once("].")?;
-    let Value::Array(_, rules) = rules else { return None };
-    rules.get(index.parse::<usize>().ok()?)?.as_dict()?.get(name)
+    tables::read(KEY, value, read_rule)
 }
 
 /// A rule as lines of the file: each a key and its value.
@@ -51,10 +36,7 @@ pub(super) fn write(pattern: &Pattern, policy: &RoomPolicy) -> Vec<(&'static str
     lines
 }
 
-fn read_rule(index: usize, table: &Dict, problems: &mut Vec<Problem>) -> (Pattern, RoomPolicy) {
-    let mut refuse = |name: &str, unreadable: Unreadable| {
-        problems.push(Problem::new(format!("{KEY}[{index}].{name}"), unreadable.what, unreadable.remedy));
-    };
+fn read_rule(table: &Dict, refuse: &mut dyn FnMut(&str, Unreadable)) -> (Pattern, RoomPolicy) {
     for name in table.keys().filter(|name| !KEYS.contains(&name.as_str())) {
         let what = "there is no such key in a rule".to_string();
         refuse(name, Unreadable { what, remedy: KEYS_REMEDY });

@@ -6,7 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::{Config, ConfigError, Loaded, explain, load, parse_arguments};
-use crate::policy::{Commit, HistoryMode, RoomPolicy};
+use crate::access::{Action, PermissionRule, Who};
+use crate::ids::UserName;
+use crate::message::event::Role;
+use crate::policy::{Commit, HistoryMode, Pattern, RoomPolicy};
 use crate::telemetry::log::LogFormat;
 
 /// A configuration file that goes when the test ends.
@@ -178,6 +181,96 @@ fn unusable_rules_name_their_place_value_and_remedy() {
         let [finding] = error.findings.as_slice() else { panic!("{error}") };
         assert!(finding.key.starts_with("rooms") && finding.remedy.contains("[[rooms]]"), "{finding}");
     }
+}
+
+const PERMISSIONS: &str = "
+    [[permissions]]
+    rooms = 'staff-*'
+    role = 'none'
+    join = ['role:staff', 'user:zoe, the boss', 'host']
+    [[permissions]]
+    rooms = 'news'
+    role = 'guest'
+    send = []
+    history = 'anyone'
+    [[permissions]]
+    rooms = '*'
+";
+
+#[test]
+fn permissions_stand_in_order_and_are_explained_as_a_file() {
+    let file = File::with(PERMISSIONS);
+    let loaded = read(&["--config", file.path()], &[]).unwrap();
+    let zoe = UserName::new("zoe, the boss").unwrap();
+    let staff = vec![Who::Claimed("staff".into()), Who::User(zoe), Who::AtLeast(Role::Host)];
+    let rule = |rooms, role, allowed| PermissionRule { rooms: Pattern::new(rooms), role, allowed };
+    let expected = [
+        rule("staff-*", None, vec![(Action::Join, staff)]),
+        rule("news", Some(Role::Guest), vec![(Action::Send, vec![]), (Action::History, vec![Who::Anyone])]),
+        rule("*", Some(Role::Member), vec![]),
+    ];
+    assert_eq!(loaded.config.permissions.rules, expected);
+    let text = explain(&loaded);
+    let again = File::with(&text);
+    assert_eq!(read(&["--config", again.path()], &[]).unwrap().config, loaded.config, "{text}");
+}
+
+#[test]
+fn unusable_permissions_name_their_place_value_and_remedy() {
+    let file = File::with(
+        "[[permissions]]\nrooms = 'a'\nrole = 'king'\nsend = ['nobody']\njion = ['anyone']\n
+         [[permissions]]\nrole = 'host'\nmoderate = ['role: x', 'user:']",
+    );
+    let error = read(&["--config", file.path()], &[]).unwrap_err();
+    let found: Vec<_> = error.findings.iter().map(|f| (f.key.as_str(), f.value.as_str(), f.origin.as_str())).collect();
+    let expected = [
+        ("permissions[0].jion", "anyone"),
+        ("permissions[0].role", "king"),
+        ("permissions[0].send", "nobody"),
+        ("permissions[1].rooms", "nothing"),
+        ("permissions[1].moderate", "role: x,user:"),
+    ];
+    assert_eq!(found, expected.map(|(key, value)| (key, value, file.path())));
+    assert!(error.findings[0].what.contains("did you mean join?"), "{error}");
+    assert!(error.findings[1].remedy.contains("guest, member, host or none"), "{error}");
+    assert!(error.findings[2].remedy.contains("role:NAME"), "{error}");
+    let file = File::with("[[permissions]]\nrooms = 'a*'\n[[permissions]]\nrooms = 'ab'\n[[permissions]]\nrooms = ''");
+    let error = read(&["--config", file.path()], &[]).unwrap_err();
+    let found: Vec<_> = error.findings.iter().map(|f| (f.key.as_str(), f.remedy.as_str())).collect();
+    let expected = [
+        ("permissions[1].rooms", "put it before permissions[0]"),
+        ("permissions[2].rooms", "name a room, with * for any text"),
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn tokens_are_checked_with_what_is_named() {
+    let read_keys = |arguments: &[&str]| {
+        let error = read(&[&["--auth=token"], arguments].concat(), &[]).map(|loaded| loaded.config.token);
+        error.map_err(|error| error.findings.iter().map(|finding| finding.key.clone()).collect::<Vec<_>>())
+    };
+    assert_eq!(read_keys(&[]), Err(vec!["auth".to_owned()]));
+    for source in ["--token-secret-file=s", "--token-key-files=a.pem,b.pem", "--token-jwks-url=https://id.example/keys"]
+    {
+        assert!(read_keys(&[source]).unwrap().has_keys(), "{source}");
+    }
+    // A server that knows who comes may listen anywhere.
+    assert!(read_keys(&["--token-secret-file=s", "--listen=0.0.0.0:9000"]).is_ok());
+    for url in ["id.example/keys", "ftp://id.example", "https://", "https://ann:pass@id.example/", "http://a b/"] {
+        assert_eq!(read_keys(&["--token-jwks-url", url]), Err(vec!["token.jwks_url".to_owned()]), "{url}");
+    }
+    assert_eq!(
+        read_keys(&[
+            "--token-secret-file=s",
+            "--token-jwks-ca-file=c",
+            "--token-leeway=1h",
+            "--token-jwks-cooldown=0s"
+        ]),
+        Err(["token.jwks_ca_file", "token.jwks_cooldown", "token.leeway"].map(String::from).to_vec())
+    );
+    let open = read(&["--listen=0.0.0.0:9000"], &[]).unwrap_err();
+    assert!(open.findings[0].remedy.contains("auth = \"token\""), "{open}");
 }
 
 #[test]

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use ahash::HashSet;
 
-use crate::config::{Auth, Config};
+use crate::config::{Auth, Config, hooks};
 use crate::limits::{MESSAGE_BYTES_CEILING, PAGE_MAX, SHARDS_MAX};
-use crate::policy::{Commit, HistoryMode, RoomPolicy};
+use crate::policy::{Commit, HistoryMode, Pattern, RoomPolicy};
 
 /// What is wrong with one setting, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,11 +42,16 @@ impl Config {
         let mut problems = Vec::new();
         self.check_listeners(&mut problems);
         self.check_open_mode(&mut problems);
+        self.check_tokens(&mut problems);
+        self.check_permissions(&mut problems);
         self.check_placement(&mut problems);
         self.check_names(&mut problems);
         self.check_sizes(&mut problems);
         self.check_times(&mut problems);
         self.check_policies(&mut problems);
+        self.gate.check(&mut problems);
+        hooks::check(&self.hooks, &mut problems);
+        self.check_tls(&mut problems);
         problems
     }
 
@@ -68,8 +73,7 @@ impl Config {
     }
 
     fn check_open_mode(&self, problems: &mut Vec<Problem>) {
-        let Auth::Open = self.auth;
-        if self.allow_anonymous {
+        if self.auth != Auth::Open || self.allow_anonymous {
             return;
         }
         for (key, address) in self.listeners() {
@@ -78,9 +82,42 @@ impl Config {
                 problems.push(Problem::new(
                     key,
                     what,
-                    "listen on 127.0.0.1 or [::1], or say --allow-anonymous (allow_anonymous = true) if that is meant",
+                    "set auth = \"token\", or listen on 127.0.0.1 or [::1], or say --allow-anonymous (allow_anonymous = true) if \
+                     that is meant",
                 ));
             }
+        }
+    }
+
+    fn check_tokens(&self, problems: &mut Vec<Problem>) {
+        let token = &self.token;
+        if self.auth == Auth::Token && !token.has_keys() {
+            let what = "there is no key to check tokens with";
+            let remedy = "set token.secret_file, token.key_files or token.jwks_url; hubbub token keygen makes keys";
+            problems.push(Problem::new("auth", what, remedy));
+        }
+        if let Some(url) = token.jwks_url.as_deref().filter(|url| !is_fetchable(url)) {
+            let what = format!("{url:?} cannot be fetched");
+            let remedy = "write http://HOST/PATH or https://HOST/PATH, without a user or password";
+            problems.push(Problem::new("token.jwks_url", what, remedy));
+        }
+        if token.jwks_ca_file.is_some() && token.jwks_url.is_none() {
+            let what = "without token.jwks_url there is nobody to trust";
+            problems.push(Problem::new("token.jwks_ca_file", what, "set token.jwks_url, or leave it out"));
+        }
+        let rows = [
+            ("token.jwks_refresh", token.jwks_refresh, JWKS_REFRESH_FLOOR, JWKS_REFRESH_CEILING),
+            ("token.jwks_cooldown", token.jwks_cooldown, Duration::from_secs(1), TIME_CEILING),
+            ("token.leeway", token.leeway, Duration::ZERO, LEEWAY_CEILING),
+        ];
+        check_ranges(&rows, problems);
+    }
+
+    fn check_permissions(&self, problems: &mut Vec<Problem>) {
+        let rules = &self.permissions.rules;
+        for (index, rule) in rules.iter().enumerate() {
+            let earlier = rules[..index].iter().position(|earlier| earlier.rooms.covers(&rule.rooms));
+            check_pattern("permissions", "rooms", (index, &rule.rooms), earlier, problems);
         }
     }
 
@@ -153,14 +190,21 @@ impl Config {
             ("ack.timeout", limits.ack_timeout, TIME_FLOOR, TIME_CEILING),
             ("ack.timeout_max", limits.ack_timeout_max, limits.ack_timeout, TIME_CEILING),
             ("store.commit_interval", self.store.commit_interval, STORE_INTERVAL_FLOOR, TIME_CEILING),
+            ("tls.handshake_budget", self.tls.handshake_budget, Duration::ZERO, Duration::from_millis(100)),
             ("store.maintenance_interval", self.store.maintenance_interval, STORE_INTERVAL_FLOOR, TIME_CEILING),
         ];
-        for (key, value, min, max) in rows {
-            if !(min..=max).contains(&value) {
-                let [value, min, max] = [value, min, max].map(humantime::format_duration);
-                problems.push(out_of_range(key, value, min, max));
-            }
-        }
+        check_ranges(&rows, problems);
+    }
+
+    fn check_tls(&self, problems: &mut Vec<Problem>) {
+        let [certificate, key] = ["tls.certificate_file", "tls.key_file"];
+        let (missing, given) = match (&self.tls.certificate_file, &self.tls.key_file) {
+            (Some(_), None) => (key, certificate),
+            (None, Some(_)) => (certificate, key),
+            _ => return,
+        };
+        let what = format!("no file is given, but there is one in {given}, and TLS needs both");
+        problems.push(Problem::new(missing, what, format!("give {missing} too, or leave out both")));
     }
 
     fn check_policies(&self, problems: &mut Vec<Problem>) {
@@ -170,13 +214,8 @@ impl Config {
         for (index, (pattern, policy)) in rules.iter().enumerate() {
             let key = |name: &str| format!("rooms[{index}].{name}");
             check_policy(policy, ["history_size", "history_bytes", "history_ttl"].map(key), problems);
-            if pattern.as_str().is_empty() {
-                problems.push(Problem::new(key("pattern"), "this fits no room", "name a room, with * for any text"));
-            }
-            if let Some(earlier) = rules[..index].iter().position(|(earlier, _)| earlier.covers(pattern)) {
-                let what = format!("rooms[{earlier}] fits all of these, and the first that fits decides");
-                problems.push(Problem::new(key("pattern"), what, format!("put it before rooms[{earlier}]")));
-            }
+            let earlier = rules[..index].iter().position(|(earlier, _)| earlier.covers(pattern));
+            check_pattern("rooms", "pattern", (index, pattern), earlier, problems);
             for name in meaningless(policy) {
                 let what = "rooms of this mode know no such thing";
                 problems.push(Problem::new(key(name), what, "leave it out, or write history = \"durable\""));
@@ -193,6 +232,34 @@ impl Config {
             with_key("admin_listen", &self.admin_listen),
         ];
         lists.concat()
+    }
+}
+
+/// Checks times: each with its key, shortest and longest.
+fn check_ranges(rows: &[(&'static str, Duration, Duration, Duration)], problems: &mut Vec<Problem>) {
+    for (key, value, min, max) in rows {
+        if !(min..=max).contains(&value) {
+            let [value, min, max] = [value, min, max].map(|time| humantime::format_duration(*time));
+            problems.push(out_of_range(*key, value, min, max));
+        }
+    }
+}
+
+/// Checks the pattern of the rule at this place of a list; `earlier` is a rule before it that leaves it nothing.
+fn check_pattern(
+    list: &str,
+    name: &str,
+    (index, pattern): (usize, &Pattern),
+    earlier: Option<usize>,
+    problems: &mut Vec<Problem>,
+) {
+    let key = || format!("{list}[{index}].{name}");
+    if pattern.as_str().is_empty() {
+        problems.push(Problem::new(key(), "this fits no room", "name a room, with * for any text"));
+    }
+    if let Some(earlier) = earlier {
+        let what = format!("{list}[{earlier}] fits all of these, and the first that fits decides");
+        problems.push(Problem::new(key(), what, format!("put it before {list}[{earlier}]")));
     }
 }
 
@@ -229,7 +296,7 @@ fn meaningless(policy: &RoomPolicy) -> Vec<&'static str> {
     rows.into_iter().filter(|(_, useless)| *useless).map(|(name, _)| name).collect()
 }
 
-fn out_of_range(
+pub(super) fn out_of_range(
     key: impl Into<Cow<'static, str>>,
     value: impl std::fmt::Display,
     min: impl std::fmt::Display,
@@ -252,6 +319,13 @@ fn is_origin(text: &str) -> bool {
     !scheme.is_empty() && scheme.bytes().all(is_word) && !host.is_empty() && host.bytes().all(allowed)
 }
 
+/// Whether the text is a URL of something on a server. Passwords would end up in logs.
+fn is_fetchable(text: &str) -> bool {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let host = rest.map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default());
+    host.is_some_and(|host| !host.is_empty() && !host.contains('@')) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 /// A `connect` with a token must fit.
 const MESSAGE_BYTES_MIN: usize = 1024;
 const MEMORY_SIZE_CEILING: u64 = 10_000_000;
@@ -265,12 +339,15 @@ const ATTEMPTS_CEILING: u32 = 1_000;
 const STORE_INTERVAL_FLOOR: Duration = Duration::from_millis(10);
 /// Shorter times would be shorter than the timing wheel and the network can keep.
 const TIME_FLOOR: Duration = Duration::from_millis(50);
+const JWKS_REFRESH_FLOOR: Duration = Duration::from_secs(10);
+const JWKS_REFRESH_CEILING: Duration = Duration::from_secs(24 * 60 * 60);
+/// A token's life is often a few minutes.
+const LEEWAY_CEILING: Duration = Duration::from_secs(10 * 60);
 const TIME_CEILING: Duration = Duration::from_secs(3600);
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Pattern;
 
     fn keys(config: &Config) -> Vec<Cow<'static, str>> {
         config.validate().iter().map(|problem| problem.key.clone()).collect()
@@ -396,6 +473,18 @@ mod tests {
         config.store.commit_interval = Duration::ZERO;
         let expected = ["ack.attempts_max", "ack.window", "limits.joins_per_second", "ack.timeout_max"];
         assert_eq!(keys(&config), [&expected[..], &["store.commit_interval"]].concat());
+    }
+
+    #[test]
+    fn a_certificate_without_a_key_is_refused_and_so_is_a_key_alone() {
+        let mut config = Config::default();
+        config.tls.certificate_file = Some("cert.pem".into());
+        assert_eq!(keys(&config), ["tls.key_file"]);
+        config.tls.key_file = Some("key.pem".into());
+        assert_eq!(config.validate(), []);
+        config.tls.certificate_file = None;
+        assert_eq!(keys(&config), ["tls.certificate_file"]);
+        assert!(config.validate()[0].to_string().contains("or leave out both"));
     }
 
     #[test]

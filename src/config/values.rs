@@ -2,8 +2,11 @@
 
 use std::fmt::Display;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
+
+use crate::config::gate::Network;
 
 /// Why a text is no value of its setting: what it is not, and what to write instead.
 #[derive(Debug)]
@@ -26,6 +29,24 @@ pub(super) fn list(values: &[String]) -> Vec<String> {
         .map(|part| part.trim().to_string())
         .filter(|p| !p.is_empty())
         .collect()
+}
+
+/// Texts without control characters, which no name that people write has.
+pub(super) fn printable(values: &[String]) -> Result<Vec<String>, Unreadable> {
+    let values = list(values);
+    match values.iter().find(|value| value.chars().any(char::is_control)) {
+        Some(value) => Err(Unreadable { what: format!("{value:?} has a control character"), remedy: "leave it out" }),
+        None => Ok(values),
+    }
+}
+
+pub(super) fn one_printable(values: &[String]) -> Result<&str, Unreadable> {
+    printable(values).and_then(|_| one(values))
+}
+
+/// A file, or `off` for none.
+pub(super) fn file_or_off(values: &[String]) -> Result<Option<PathBuf>, Unreadable> {
+    one_printable(values).map(|value| (value != OFF).then(|| PathBuf::from(value)))
 }
 
 pub(super) fn addresses(values: &[String]) -> Result<Vec<SocketAddr>, Unreadable> {
@@ -69,7 +90,18 @@ pub(super) fn number_or_off<T: FromStr>(values: &[String]) -> Result<Option<T>, 
     if value == OFF {
         return Ok(None);
     }
-    read_as(value, "a whole number of that size", "write digits only, or off").map(Some)
+    read_as(value, "a whole number of that size", "write digits only, or off for no limit").map(Some)
+}
+
+pub(super) fn networks(values: &[String]) -> Result<Vec<Network>, Unreadable> {
+    let parts = list(values);
+    if parts == [OFF] {
+        return Ok(Vec::new());
+    }
+    parts
+        .iter()
+        .map(|part| read_as(part, "an address or a network", "write IP or IP/BITS, such as 10.0.0.0/8 or 2001:db8::1"))
+        .collect()
 }
 
 pub(super) fn time(values: &[String]) -> Result<Duration, Unreadable> {
@@ -112,6 +144,10 @@ pub(super) fn written_time(time: Duration) -> Vec<String> {
 
 pub(super) fn written_time_or_off(time: Option<Duration>) -> Vec<String> {
     time.map_or_else(|| vec![OFF.to_string()], written_time)
+}
+
+pub(super) fn written_file_or_off(file: Option<&PathBuf>) -> Vec<String> {
+    texts_or(file.map(|path| path.display()), OFF)
 }
 
 pub(super) fn texts<T: Display>(values: impl IntoIterator<Item = T>) -> Vec<String> {

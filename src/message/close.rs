@@ -87,6 +87,8 @@ pub enum CloseReason {
     HeartbeatTimeout,
     /// The handshake took too long.
     HandshakeTimeout,
+    /// The user has too many connections.
+    TooManyConnections,
     /// Messages were not read fast enough.
     SlowConsumer,
     /// The session went on with another connection.
@@ -111,7 +113,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Normal,
         Self::PeerGone,
         Self::ProtocolError,
@@ -120,6 +122,7 @@ impl CloseReason {
         Self::Restart,
         Self::HeartbeatTimeout,
         Self::HandshakeTimeout,
+        Self::TooManyConnections,
         Self::SlowConsumer,
         Self::SessionResumed,
         Self::NotThisProtocol,
@@ -170,6 +173,9 @@ impl CloseReason {
             }
             Self::HandshakeTimeout => {
                 (4001, "handshake timeout", "handshake_timeout", "reconnect and send connect within 10 s")
+            }
+            Self::TooManyConnections => {
+                (4003, "too many connections", "too_many_connections", "reconnect after closing another connection")
             }
             Self::SlowConsumer => (4008, "slow consumer", "slow_consumer", "reconnect, recover by since"),
             Self::SessionResumed => {

@@ -238,6 +238,15 @@ pub enum Role {
 }
 
 impl Role {
+    /// Every role, the least first.
+    pub const ALL: [Self; 3] = [Self::Guest, Self::Member, Self::Host];
+
+    /// The role that clients read as this word.
+    #[must_use]
+    pub fn named(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.as_str() == word)
+    }
+
     /// The role as clients read it.
     #[must_use]
     pub fn as_str(self) -> &'static str {

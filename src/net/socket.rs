@@ -68,6 +68,12 @@ pub fn local_address(socket: &impl AsFd) -> io::Result<SocketAddr> {
     SocketAddr::try_from(address).map_err(|_| io::Error::other("not an IP socket"))
 }
 
+/// Where a connected socket's peer is. Fails when the peer is gone already.
+pub fn peer_address(socket: &impl AsFd) -> io::Result<SocketAddr> {
+    let address = rustix::net::getpeername(socket)?.ok_or(io::ErrorKind::AddrNotAvailable)?;
+    SocketAddr::try_from(address).map_err(|_| io::Error::other("not an IP socket"))
+}
+
 /// Stops a listening socket for good, also where other descriptor tables hold copies of it.
 pub fn stop_listening(socket: &impl AsFd) {
     // Fails only for sockets that do not listen any more.

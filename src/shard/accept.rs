@@ -6,13 +6,19 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::LazyLock;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
+use super::gate::Arrival;
 use super::hub::Port;
 use super::shutdown::Stage;
 use super::turn::Shard;
+use crate::codec::http::{HttpError, Status};
+use crate::codec::json;
+use crate::message::close::ErrorCode;
+use crate::message::event::Event;
 use crate::net::{ListenerId, Ring, socket};
 use crate::telemetry::metrics::{RefusedReason, ShardMetrics};
 
@@ -85,7 +91,7 @@ impl Acceptor {
             self.reserve = None;
             if let Ok(peer) = rustix::net::accept(socket) {
                 metrics.refused(RefusedReason::Descriptors);
-                refuse(peer, self.port(listener));
+                refuse(&peer, self.port(listener), RefusedReason::Descriptors);
             }
             self.reserve = open_reserve().ok();
         }
@@ -97,7 +103,6 @@ impl Shard {
     /// A peer connected.
     pub(super) fn accepted(&mut self, listener: ListenerId, socket: OwnedFd) {
         let port = self.acceptor.port(listener);
-        let metrics = self.hub.metrics;
         let refused = if self.turn.stage != Stage::Running {
             Some(RefusedReason::Draining)
         } else if self.ring.connections() >= self.acceptor.connections_max {
@@ -108,13 +113,37 @@ impl Shard {
             None
         };
         if let Some(reason) = refused {
-            metrics.refused(reason);
-            refuse(socket, port);
+            self.hub.refused(reason, None);
+            refuse(&socket, port, reason);
             return;
         }
-        metrics.accepted_total.inc();
-        let id = self.ring.adopt(socket);
-        self.hub.accepted(id, port);
+        match self.arrival(&socket, port) {
+            Some(arrival) => {
+                self.hub.metrics.accepted_total.inc();
+                let has_proxy_header = arrival.has_proxy_header;
+                let id = self.ring.adopt(socket);
+                self.hub.gate.keep(id, arrival);
+                if has_proxy_header {
+                    self.hub.await_proxy_header(id, port);
+                } else {
+                    self.hub.accepted(id, port);
+                }
+            }
+            None => self.control.left(self.mailbox.post()),
+        }
+    }
+
+    /// Asks the gate. `None` when the peer is refused, and has been told so, or is gone already.
+    fn arrival(&mut self, socket: &OwnedFd, port: Port) -> Option<Arrival> {
+        let address =
+            if self.hub.gate.needs_addresses() { Some(socket::peer_address(socket).ok()?.ip()) } else { None };
+        let arrival = self.hub.gate.arrive(address, self.hub.now.us);
+        arrival
+            .inspect_err(|&reason| {
+                self.hub.refused(reason, address);
+                refuse(socket, port, reason);
+            })
+            .ok()
     }
 }
 
@@ -146,18 +175,78 @@ impl Entropy {
     }
 }
 
-/// Tells a peer that there is no room for it, without ever waiting for it.
-fn refuse(peer: OwnedFd, port: Port) {
-    let answer = match port {
-        Port::Http => REFUSAL_HTTP,
-        Port::Lines => REFUSAL_LINE,
-    };
+/// Tells a peer why it may not come in, without ever waiting for it.
+fn refuse(peer: &OwnedFd, port: Port, reason: RefusedReason) {
     // Whatever fails here, the peer is gone.
-    let _ = rustix::net::send(&peer, answer, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
-    let _ = rustix::net::shutdown(&peer, Shutdown::Write);
+    let _ = rustix::net::send(peer, refusal(reason, port), SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    let _ = rustix::net::shutdown(peer, Shutdown::Write);
     // A close with bytes unread is a reset, which may overtake the answer.
     let mut unread = [0u8; 4096];
-    let _ = rustix::net::recv(&peer, &mut unread, RecvFlags::DONTWAIT);
+    let _ = rustix::net::recv(peer, &mut unread, RecvFlags::DONTWAIT);
+}
+
+/// What a peer is told that may not come in: a whole response, or a line.
+pub(super) fn refusal(reason: RefusedReason, port: Port) -> &'static [u8] {
+    let (response, line) = &REFUSALS[reason as usize];
+    match port {
+        Port::Http => response,
+        Port::Lines => line,
+    }
+}
+
+/// The answers, written once: a flood of refused connections costs no formatting.
+static REFUSALS: LazyLock<[(Vec<u8>, Vec<u8>); RefusedReason::ALL.len()]> = LazyLock::new(|| {
+    RefusedReason::ALL.map(|reason| {
+        let (status, code, text) = terms(reason);
+        let mut response = Vec::new();
+        HttpError::new(status, text).write(false, &mut response);
+        let mut line = Vec::new();
+        json::encode(&Event::Error { id: None, code, message: text.into() }, &mut line);
+        line.push(b'\n');
+        (response, line)
+    })
+});
+
+/// How a refusal is said: over HTTP, over TCP, and to people.
+fn terms(reason: RefusedReason) -> (Status, ErrorCode, &'static str) {
+    use RefusedReason as R;
+    match reason {
+        R::Descriptors | R::MaxConnections | R::Draining => (
+            Status::ServiceUnavailable,
+            ErrorCode::Overloaded,
+            "no room for another connection now: try again in a few seconds",
+        ),
+        R::ConnectionsPerIp => (
+            Status::ServiceUnavailable,
+            ErrorCode::Overloaded,
+            "this address has as many connections as it may: close one first",
+        ),
+        R::ConnectionsPerUser => (
+            Status::ServiceUnavailable,
+            ErrorCode::Overloaded,
+            "this user has as many connections as they may: close one first",
+        ),
+        R::ConnectsPerSecond => (
+            Status::TooManyRequests,
+            ErrorCode::RateLimited,
+            "too many connections are being opened: try again in a second",
+        ),
+        R::ConnectsPerSecondPerIp => (
+            Status::TooManyRequests,
+            ErrorCode::RateLimited,
+            "this address opens connections too fast: try again in a second",
+        ),
+        R::NotAProxy => (
+            Status::Forbidden,
+            ErrorCode::Forbidden,
+            "connections come through a proxy here; the operator may name more in trusted_proxies",
+        ),
+        R::ProxyHeader => (
+            Status::BadRequest,
+            ErrorCode::BadRequest,
+            "the connection must begin with a PROXY header, as proxy_protocol says",
+        ),
+    }
 }
 
 fn is_readable(socket: &impl AsFd) -> bool {
@@ -172,7 +261,3 @@ fn open_reserve() -> std::io::Result<File> {
 /// Peers refused in one go before others get their turn.
 const REFUSED_AT_ONCE: usize = 64;
 const ENTROPY_POOL_BYTES: usize = 1_024;
-const REFUSAL_HTTP: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Type: text/plain; \
-charset=utf-8\r\nContent-Length: 34\r\nConnection: close\r\n\r\nno room for another connection now";
-const REFUSAL_LINE: &[u8] = b"{\"type\":\"error\",\"code\":\"overloaded\",\"message\":\"no room for another \
-connection now: try again in a few seconds\",\"temporary\":true}\n";

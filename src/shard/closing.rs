@@ -58,7 +58,8 @@ impl Hub {
             dropped = connection.outbox.drop_queued();
             self.due.outbox_bytes -= dropped.bytes;
         }
-        let says_goodbye = connection.is_websocket() && reason != CloseReason::PeerGone;
+        let can_speak = connection.tls.as_ref().is_none_or(|tls| !tls.has_failed());
+        let says_goodbye = connection.is_websocket() && reason != CloseReason::PeerGone && can_speak;
         if says_goodbye {
             let mut goodbye = Vec::new();
             frame::encode_close(code, reason.text(), &mut goodbye);
@@ -67,6 +68,7 @@ impl Hub {
         self.metrics.closed(reason);
         self.log_end(id, reason);
         self.metrics.dropped(DropReason::Closed, dropped.frames as u64);
+        self.forget_identity(id, reason);
         if was_in_core {
             self.leave_core(id, reason);
         }
@@ -100,21 +102,33 @@ impl Hub {
     pub(super) fn flushed(&mut self, id: ConnId) {
         let Some(connection) = self.connections.get(id) else { return };
         let Phase::Ending(reason) = connection.phase else { return };
-        if !connection.outbox.is_empty() {
+        if !connection.is_flushed() {
             return;
         }
-        let flags = connection.flags;
-        if flags.read_ended || flags.peer_closed {
+        let has_ended = connection.flags.read_ended || connection.flags.peer_closed;
+        // A peer that broke the framing cannot be understood any more, so FIN is all that is left to say; one that
+        // is sound answers the close frame with its own.
+        let awaits_close_frame = connection.is_websocket() && !breaks_framing(reason) && !has_ended;
+        // Once that is written too, this is called again.
+        if !awaits_close_frame && self.say_tls_goodbye(id) {
+            return;
+        }
+        if has_ended {
             self.close(id, Wish::Close(id));
             return;
         }
+        let Some(connection) = self.connections.get(id) else { return };
         connection.phase = Phase::Lingering(reason);
-        // A peer that broke the framing cannot be understood any more, so FIN is all that is left to say; one that
-        // is sound answers the close frame with its own.
-        let awaits_close_frame = connection.is_websocket() && !breaks_framing(reason);
         if !awaits_close_frame {
             self.due.wishes.push(Wish::FinishSending(id));
         }
+    }
+
+    /// The peer has said its goodbye too.
+    fn finish_lingering(&mut self, id: ConnId, reason: CloseReason) {
+        let Some(connection) = self.connections.get(id) else { return };
+        connection.phase = Phase::Ending(reason);
+        self.flushed(id);
     }
 
     /// The peer's close frame came.
@@ -123,7 +137,7 @@ impl Hub {
         connection.flags.peer_closed = true;
         match connection.phase {
             Phase::Open => self.end_when_answered(id, CloseReason::Normal, code),
-            Phase::Lingering(_) => self.close(id, Wish::Close(id)),
+            Phase::Lingering(reason) => self.finish_lingering(id, reason),
             Phase::Ending(_) | Phase::Closed => {}
         }
     }
@@ -133,7 +147,8 @@ impl Hub {
         let Some(connection) = self.connections.get(id) else { return };
         connection.flags.read_ended = true;
         match (&connection.transport, connection.phase, why) {
-            (_, Phase::Lingering(_), _) => self.close(id, Wish::Close(id)),
+            (_, Phase::Lingering(reason), Ended::Finished) => self.finish_lingering(id, reason),
+            (_, Phase::Lingering(_), Ended::Failed(_)) => self.close(id, Wish::Close(id)),
             (Transport::ChatTcp(_), Phase::Open, Ended::Finished) => {
                 // What is blocked is read first; see `Hub::retry`.
                 if connection.pending.is_none() {
@@ -208,7 +223,7 @@ impl Hub {
         self.pump();
     }
 
-    fn close(&mut self, id: ConnId, wish: Wish) {
+    pub(super) fn close(&mut self, id: ConnId, wish: Wish) {
         let Some(connection) = self.connections.get(id) else { return };
         if connection.phase != Phase::Closed {
             connection.phase = Phase::Closed;

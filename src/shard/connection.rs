@@ -5,6 +5,8 @@
 
 use bytes::Bytes;
 
+use super::hub::Port;
+use super::tls::Tls;
 use crate::chat::AudienceId;
 use crate::chat::outbox::Outbox;
 use crate::codec::lines;
@@ -32,6 +34,8 @@ pub(super) struct Connection {
     /// It is closed for this reason, with this code, once what it said is answered. Nothing more is taken from it.
     pub(super) farewell: Option<(CloseReason, Option<u16>)>,
     pub(super) flags: Flags,
+    /// Below everything else; `None` where the port speaks in the clear.
+    pub(super) tls: Option<Box<Tls>>,
 }
 
 /// What is true of a connection.
@@ -54,6 +58,13 @@ pub(super) struct Flags {
 /// What a connection speaks.
 #[derive(Debug)]
 pub(super) enum Transport {
+    /// A PROXY header is coming.
+    Proxied {
+        /// What is spoken after it.
+        port: Port,
+        /// What has come of it.
+        header: Vec<u8>,
+    },
     /// A request head is coming.
     Http {
         /// What has come of it.
@@ -118,15 +129,16 @@ impl Connection {
             replays: Vec::new(),
             farewell: None,
             flags: Flags::default(),
+            tls: None,
         }
     }
 
     /// What the metrics call it.
     pub(super) fn kind(&self) -> ConnectionKind {
         match self.transport {
-            Transport::Http { .. } => ConnectionKind::Http,
+            Transport::Http { .. } | Transport::Proxied { port: Port::Http, .. } => ConnectionKind::Http,
             Transport::ChatWs(_) => ConnectionKind::ChatWs,
-            Transport::ChatTcp(_) => ConnectionKind::ChatTcp,
+            Transport::ChatTcp(_) | Transport::Proxied { port: Port::Lines, .. } => ConnectionKind::ChatTcp,
             Transport::Relay(_) => ConnectionKind::Relay,
         }
     }
@@ -146,7 +158,18 @@ impl Connection {
 
     /// Whether no protocol was agreed on yet.
     pub(super) fn is_before_handshake(&self) -> bool {
-        matches!(self.transport, Transport::Http { .. })
+        matches!(self.transport, Transport::Http { .. } | Transport::Proxied { .. })
+            || self.tls.as_ref().is_some_and(|tls| tls.is_handshaking())
+    }
+
+    /// Whether all that was to be written is.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.outbox.is_empty() && self.tls.as_ref().is_none_or(|tls| tls.is_flushed())
+    }
+
+    /// Whether anything waits to be written that is not in flight.
+    pub(super) fn wants_more_writes(&self) -> bool {
+        !self.unsent.is_empty() || self.outbox.wants_write() || self.tls.as_ref().is_some_and(|tls| tls.has_outgoing())
     }
 
     /// Whether nothing waits for what is being written to be over.

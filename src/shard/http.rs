@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 
 use super::connection::{Connection, Transport};
-use super::hub::Hub;
+use super::hub::{Hub, Port};
 use crate::chat::ConnKind;
 use crate::chat::outbox::Kind;
 use crate::codec::http::{self, HttpError, Method, Request, Status};
@@ -16,6 +16,7 @@ use crate::codec::websocket::{Decoder, Role};
 use crate::ids::{ConnId, Namespace, RoomName};
 use crate::message::close::CloseReason;
 use crate::message::command::Connect;
+use crate::telemetry::metrics::TlsOutcome;
 use crate::web;
 
 /// What a request comes to.
@@ -41,6 +42,9 @@ impl Hub {
         match http::parse(&whole) {
             Ok(None) => *head = whole.into_owned(),
             Ok(Some((request, len))) => {
+                if let Err(reason) = self.gate.admit_request(id, &request, self.now.us) {
+                    return self.turn_away(id, Port::Http, reason);
+                }
                 let answer = self.route(&request).unwrap_or_else(|error| {
                     let mut response = Vec::new();
                     error.write(request.method == Method::Head, &mut response);
@@ -57,11 +61,16 @@ impl Hub {
         }
     }
 
-    /// The head took too long.
+    /// The head took too long, or what TLS needs before it.
     pub(super) fn handshake_timeout(&mut self, id: ConnId) {
-        if self.connections.get(id).is_some_and(|connection| connection.is_before_handshake()) {
-            self.end(id, CloseReason::HandshakeTimeout);
+        let Some(connection) = self.connections.get(id) else { return };
+        if !connection.is_before_handshake() {
+            return;
         }
+        if connection.is_open() && connection.tls.as_ref().is_some_and(|tls| tls.is_handshaking()) {
+            self.metrics.tls_handshake(TlsOutcome::Timeout);
+        }
+        self.end(id, CloseReason::HandshakeTimeout);
     }
 
     fn route(&self, request: &Request<'_>) -> Result<Answer, HttpError> {
@@ -134,7 +143,7 @@ impl Hub {
         self.metrics.connections.of(connection.kind()).add(1);
     }
 
-    fn respond(&mut self, id: ConnId, response: Vec<u8>) {
+    pub(super) fn respond(&mut self, id: ConnId, response: Vec<u8>) {
         let Some(connection) = self.connections.get(id) else { return };
         // An empty outbox takes any one frame.
         let _ = connection.push(Bytes::from(response), Kind::Control, &mut self.due, self.outbox_limits, self.now);

@@ -8,8 +8,11 @@ use std::sync::Arc;
 use super::accept::Entropy;
 use super::connection::{Connection, Connections, Transport};
 use super::fanout::Encoder;
+use super::gate::Gate;
+use super::identity::Desk;
 use super::outputs::FollowUps;
 use super::pace::Load;
+use super::tls::Handshakes;
 use crate::chat::outbox::OutboxLimits;
 use crate::chat::wheel::Wheel;
 use crate::chat::{ConnKind, CoreConfig, Input, State};
@@ -21,6 +24,7 @@ use crate::limits::Limits;
 use crate::message::close::CloseReason;
 use crate::telemetry::log::Throttle;
 use crate::telemetry::metrics::ShardMetrics;
+use crate::tls::TlsConfigs;
 
 /// One shard without its ring.
 pub(super) struct Hub {
@@ -37,9 +41,18 @@ pub(super) struct Hub {
     pub(super) limits: Limits,
     pub(super) outbox_limits: OutboxLimits,
     pub(super) admission: Arc<Admission>,
+    pub(super) gate: Gate,
+    pub(super) desk: Desk,
     pub(super) entropy: Entropy,
     /// Bounds log lines that peers cause.
     pub(super) throttle: Throttle,
+    /// What is offered to those who connect from now on; `None` without TLS.
+    pub(super) tls: Option<Arc<TlsConfigs>>,
+    pub(super) handshakes: Handshakes,
+    /// Time per turn that they may take.
+    pub(super) handshake_budget_us: u64,
+    /// Where bytes are decrypted to; empty between two reads.
+    pub(super) plain: Vec<u8>,
     /// The time of this turn.
     pub(super) now: Time,
     pub(super) draining: bool,
@@ -101,6 +114,14 @@ impl Admission {
     }
 }
 
+/// What a connection passes on its way in.
+pub(super) struct Entrance {
+    pub(super) gate: Gate,
+    pub(super) desk: Desk,
+    /// Absent without TLS.
+    pub(super) tls: Option<Arc<TlsConfigs>>,
+}
+
 /// Where a connection was accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Port {
@@ -115,10 +136,11 @@ impl Hub {
     pub(super) fn new(
         core: CoreConfig,
         config: &Config,
-        admission: Arc<Admission>,
+        entrance: Entrance,
         metrics: &'static ShardMetrics,
         now: Time,
     ) -> Self {
+        let Entrance { gate, desk, tls } = entrance;
         Self {
             core: State::new(core),
             connections: Connections::default(),
@@ -130,9 +152,15 @@ impl Hub {
             metrics,
             outbox_limits: OutboxLimits::from(&config.limits),
             limits: config.limits.clone(),
-            admission,
+            admission: Arc::new(Admission::of(config)),
+            gate,
+            desk,
             entropy: Entropy::new(),
             throttle: Throttle::default(),
+            tls,
+            handshakes: Handshakes::default(),
+            handshake_budget_us: config.tls.handshake_budget.as_micros() as u64,
+            plain: Vec::new(),
             now,
             draining: false,
         }
@@ -144,9 +172,10 @@ impl Hub {
             Port::Http => Transport::Http { head: Vec::new() },
             Port::Lines => Transport::ChatTcp(lines::Decoder::new()),
         };
-        let connection = Connection::new(id, transport);
-        self.metrics.connections.of(connection.kind()).add(1);
-        self.connections.insert(connection);
+        self.insert(Connection::new(id, transport));
+        if self.tls.is_some() {
+            return self.await_handshake(id, port);
+        }
         match port {
             Port::Http => self.set_alarm(id, Alarm::Handshake, self.limits.handshake_timeout.as_millis() as u64),
             Port::Lines => {
@@ -154,6 +183,11 @@ impl Hub {
                 self.enter_core(id, kind);
             }
         }
+    }
+
+    pub(super) fn insert(&mut self, connection: Connection) {
+        self.metrics.connections.of(connection.kind()).add(1);
+        self.connections.insert(connection);
     }
 
     /// The transport's handshake is over.
@@ -172,6 +206,7 @@ impl Hub {
             debug_assert!(!connection.flags.in_core, "the core is told when an end begins");
             self.due.outbox_bytes -= connection.outbox.queued_bytes();
             self.metrics.connections.of(connection.kind()).sub(1);
+            self.gate.released(id);
         }
     }
 

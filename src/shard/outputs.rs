@@ -7,7 +7,6 @@ use super::connection::{Connection, Phase};
 use super::fanout::{self, Encoder};
 use super::hub::{Due, Hub};
 use crate::access::Identity;
-use crate::chat::auth;
 use crate::chat::outbox::{Kind, Pushed};
 use crate::chat::{AudienceId, Input, Output, Refusal};
 use crate::ids::ConnId;
@@ -26,6 +25,25 @@ enum FollowUp {
     ReplayReady(ConnId, AudienceId),
     Identified(ConnId, Result<Arc<Identity>, Refusal>),
     Consulted(ConnId, Result<(), Refusal>),
+    /// Not for the core: what it answers to what came before is queued by then.
+    End(ConnId, CloseReason),
+}
+
+impl FollowUps {
+    /// It is known who a connection is, or what its client is told.
+    pub(super) fn identified(&mut self, conn: ConnId, outcome: Result<Arc<Identity>, Refusal>) {
+        self.queue.push_back(FollowUp::Identified(conn, outcome));
+    }
+
+    /// It is known whether a command goes on.
+    pub(super) fn consulted(&mut self, conn: ConnId, verdict: Result<(), Refusal>) {
+        self.queue.push_back(FollowUp::Consulted(conn, verdict));
+    }
+
+    /// Ends a connection, once it was told what came before.
+    pub(super) fn end(&mut self, conn: ConnId, reason: CloseReason) {
+        self.queue.push_back(FollowUp::End(conn, reason));
+    }
 }
 
 impl Hub {
@@ -41,6 +59,10 @@ impl Hub {
                 FollowUp::ReplayReady(conn, audience) => Input::ReplayReady { conn, audience },
                 FollowUp::Identified(conn, outcome) => Input::Identified { conn, outcome },
                 FollowUp::Consulted(conn, verdict) => Input::Consulted { conn, verdict },
+                FollowUp::End(conn, reason) => {
+                    self.end(conn, reason);
+                    continue;
+                }
             };
             let _ = self.core.handle(input, self.now);
         }
@@ -62,13 +84,11 @@ impl Hub {
             }
             Output::Ping { conn } => self.push_control(conn, PING_FRAME),
             Output::Close { conn, reason } => self.end(conn, reason),
-            Output::Identify { conn, token, name, refresh: _ } => {
-                let identity = auth::identify(token.as_deref(), name.as_deref(), self.entropy.next());
-                self.follow_ups.queue.push_back(FollowUp::Identified(conn, identity.map(Arc::new)));
+            Output::Identify { conn, token, name, refresh } => {
+                self.identify(conn, token.as_deref(), name.as_deref(), refresh);
             }
-            Output::Consult { conn, question: _ } => {
-                self.follow_ups.queue.push_back(FollowUp::Consulted(conn, Ok(())));
-            }
+            Output::Consult { conn, question } => self.consult(conn, question),
+            Output::Noted(note) => self.note(&note),
             Output::Unblocked { conn } => self.unblocked.push(conn),
         }
     }

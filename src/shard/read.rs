@@ -20,6 +20,15 @@ impl Hub {
     /// Bytes came from a peer. They may be changed in place.
     pub(super) fn received(&mut self, id: ConnId, bytes: &mut [u8]) {
         self.metrics.bytes_in_total.add(bytes.len() as u64);
+        if self.connections.get(id).is_some_and(|connection| connection.tls.is_some()) {
+            self.received_tls(id, bytes);
+        } else {
+            self.received_plain(id, bytes);
+        }
+    }
+
+    /// Bytes came as the peer meant them.
+    pub(super) fn received_plain(&mut self, id: ConnId, bytes: &mut [u8]) {
         let Some(connection) = self.connections.get(id) else { return };
         if connection.flags.in_core {
             self.core.alive(id, self.now);
@@ -79,8 +88,9 @@ impl Hub {
             Transport::ChatWs(_) | Transport::Relay(_) => self.read_frames(id, bytes),
             Transport::ChatTcp(_) => self.read_lines(id, bytes),
             Transport::Http { .. } if connection.is_open() => self.read_head(id, bytes),
+            Transport::Proxied { .. } if connection.is_open() => self.read_proxy_header(id, bytes),
             // What comes after the end began is taken from the socket and forgotten.
-            Transport::Http { .. } => {}
+            Transport::Http { .. } | Transport::Proxied { .. } => {}
         }
     }
 

@@ -9,12 +9,14 @@ use flume::Sender;
 use super::hub::{Admission, Hub};
 use super::mailbox::Post;
 use crate::chat::outbox::OutboxLimits;
-use crate::config::{Changes, Config, ConfigError, Loaded, take_over};
-use crate::limits::Limits;
-use crate::policy::RoomPolicies;
+use crate::chat::{Consults, Input, Rules};
+use crate::config::{Auth, Changes, Config, ConfigError, GateConfig, Loaded, take_over};
+use crate::hooks::HookEvent;
 use crate::store::Store;
 use crate::telemetry::audit::{Record, Security};
 use crate::telemetry::log::LogControl;
+use crate::tls::TlsConfigs;
+use crate::token::KeyRing;
 
 /// What of the process around it the server needs in order to change while it runs.
 pub struct Surroundings {
@@ -30,36 +32,43 @@ pub(super) type ReloadAnswer = Sender<Result<Changes, ConfigError>>;
 /// What a shard is told when the configuration has changed.
 #[derive(Debug)]
 pub(super) struct Settings {
-    limits: Limits,
-    policies: Arc<RoomPolicies>,
+    rules: Rules,
     admission: Arc<Admission>,
+    gate: Arc<GateConfig>,
+    tls: Option<Arc<TlsConfigs>>,
+    handshake_budget_us: u64,
 }
 
 /// The configuration in force.
 pub(super) struct Running {
     config: Config,
+    tls: Option<Arc<TlsConfigs>>,
     surroundings: Surroundings,
 }
 
 impl Running {
-    pub(super) fn new(config: Config, surroundings: Surroundings) -> Self {
-        Self { config, surroundings }
+    pub(super) fn new(config: Config, tls: Option<Arc<TlsConfigs>>, surroundings: Surroundings) -> Self {
+        Self { config, tls, surroundings }
     }
 
     /// Reads the configuration and has everyone take over what has changed.
-    pub(super) fn reload(&mut self, post: &Post, store: Option<&Store>) -> Result<Changes, ConfigError> {
-        let (config, changes) =
-            (self.surroundings.read)().map(|read| take_over(&self.config, &read.config)).inspect_err(|error| {
-                tracing::error!(%error, "the configuration was not reloaded: nothing has changed");
-                Record::new(Security::Reload, "refused").write();
-            })?;
-        let settings = Arc::new(Settings::of(&config));
+    pub(super) fn reload(
+        &mut self,
+        post: &Post,
+        store: Option<&Store>,
+        keys: Option<&KeyRing>,
+    ) -> Result<Changes, ConfigError> {
+        let (config, changes, tls) = self.read(keys).inspect_err(|error| {
+            tracing::error!(%error, "the configuration was not reloaded: nothing has changed");
+            Record::new(Security::Reload, "refused").write();
+        })?;
+        let settings = Arc::new(Settings::of(&config, tls.clone()));
         if let Some(store) = store {
-            store.set_policies(settings.policies.clone());
+            store.set_policies(settings.rules.policies.clone());
         }
         post.tell_all(&settings);
         self.surroundings.log.renew(config.log_level);
-        self.config = config;
+        (self.config, self.tls) = (config, tls);
         tracing::info!(
             applied = changes.applied.join(","),
             needs_restart = changes.needs_restart.join(","),
@@ -68,15 +77,50 @@ impl Running {
         Record::new(Security::Reload, "done").write();
         Ok(changes)
     }
+
+    /// Reads the configuration, and the files that it names: a certificate may have been renewed in its place.
+    fn read(&self, keys: Option<&KeyRing>) -> Result<(Config, Changes, Option<Arc<TlsConfigs>>), ConfigError> {
+        let read = (self.surroundings.read)()?;
+        let (config, changes) = take_over(&self.config, &read.config);
+        let tls = match &self.tls {
+            Some(tls) => tls.reload(&config),
+            None => TlsConfigs::load(&config),
+        };
+        let tls = tls.map_err(|problem| read.blame(problem))?.map(Arc::new);
+        // The last that may fail, for it takes effect at once.
+        if let Some(keys) = keys {
+            keys.reload(&config.token).map_err(|problem| read.blame(problem))?;
+        }
+        Ok((config, changes, tls))
+    }
+}
+
+/// What of a configuration the core needs to know.
+pub(super) fn rules(config: &Config) -> Rules {
+    let asks = |event| config.hooks.url.is_some() && config.hooks.events.contains(&event);
+    let is_asked = HookEvent::ALL.into_iter().any(asks);
+    let consults = Consults {
+        connect: config.auth == Auth::Token || config.gate.connections_per_user.is_some() || is_asked,
+        join: asks(HookEvent::Join),
+        message: asks(HookEvent::Message),
+    };
+    Rules {
+        limits: config.limits.clone(),
+        policies: Arc::new(config.policies.clone()),
+        permissions: Arc::new(config.permissions.clone()),
+        consults,
+    }
 }
 
 impl Settings {
     /// What of a configuration shards need to know.
-    pub(super) fn of(config: &Config) -> Self {
+    pub(super) fn of(config: &Config, tls: Option<Arc<TlsConfigs>>) -> Self {
         Self {
-            limits: config.limits.clone(),
-            policies: Arc::new(config.policies.clone()),
+            rules: rules(config),
             admission: Arc::new(Admission::of(config)),
+            gate: Arc::new(config.gate.clone()),
+            tls,
+            handshake_budget_us: config.tls.handshake_budget.as_micros() as u64,
         }
     }
 }
@@ -84,8 +128,13 @@ impl Settings {
 impl Hub {
     /// Goes on with other settings.
     pub(super) fn take_over(&mut self, settings: &Settings) {
-        self.limits = settings.limits.clone();
-        self.outbox_limits = OutboxLimits::from(&settings.limits);
+        let _ = self.core.handle(Input::Rules(Box::new(settings.rules.clone())), self.now);
+        self.pump();
+        self.limits = settings.rules.limits.clone();
+        self.outbox_limits = OutboxLimits::from(&self.limits);
         self.admission = settings.admission.clone();
+        self.gate.set(settings.gate.clone());
+        self.handshake_budget_us = settings.handshake_budget_us;
+        self.set_tls(settings.tls.clone());
     }
 }

@@ -16,24 +16,30 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::accept::{Acceptor, Entropy};
-use super::hub::{Admission, Hub, Port};
+use super::gate::Gate;
+use super::hub::{Entrance, Hub, Port};
+use super::identity::Desk;
 use super::mailbox::{Mailbox, Post};
 use super::pace::Beat;
-use super::reload::{ReloadAnswer, Running, Surroundings};
+use super::quota::Quotas;
+use super::reload::{ReloadAnswer, Running, Surroundings, rules};
 use super::shutdown::{Control, Stage};
 use super::store::StoreLine;
 use super::turn::{Shard, Turn};
 use crate::admin;
-use crate::chat::{Consults, CoreConfig};
+use crate::chat::CoreConfig;
 use crate::clock::Clock;
 use crate::config::layout::{Layout, Machine};
-use crate::config::{Config, Problem};
+use crate::config::{Auth, Config, Problem};
+use crate::hooks::{self, HookError, HookLine, Hooks};
 use crate::ids::ShardId;
 use crate::limits::EXCHANGE_BACKLOG_MAX;
 use crate::net::{Ring, RingConfig, probe, socket, table};
 use crate::store::{self, Line, Store, StoreConfig, StoreError, StorePort};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::readiness::{self, Readiness};
+use crate::tls::TlsConfigs;
+use crate::token::{KeyRing, KeyRingError, Keys};
 
 /// Why the server did not start, or stopped by itself.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +66,12 @@ pub enum ServeError {
     /// The admin port could not be opened.
     #[error("{0}")]
     Admin(#[from] admin::AdminError),
+    /// The keys for tokens cannot be had.
+    #[error("{0}")]
+    Keys(#[from] KeyRingError),
+    /// The application cannot be called.
+    #[error("{0}")]
+    Hooks(#[from] HookError),
     /// The store could not be opened.
     #[error("{0}")]
     Store(#[from] StoreError),
@@ -80,7 +92,8 @@ pub fn serve(config: &Config, surroundings: Surroundings) -> Result<(), ServeErr
     let (notify, notices) = flume::bounded(NOTICES_MAX);
     // The handler writes to a pipe that every table must have, for a signal may arrive in any thread.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
-    let mut server = Server::start(config, &layout, metrics, &notify)?;
+    let tls = TlsConfigs::load(config).map_err(ServeError::Config)?.map(Arc::new);
+    let mut server = Server::start(config, &layout, tls.clone(), metrics, &notify)?;
     let post = server.post.clone();
     let subject = admin::Subject {
         key,
@@ -90,12 +103,15 @@ pub fn serve(config: &Config, surroundings: Surroundings) -> Result<(), ServeErr
         order: Arc::new(move |room, order| post.order(room, order)),
     };
     let admin = admin::spawn(&config.admin_listen, subject)?;
-    announce(&layout, &server.addresses, admin.addresses());
+    announce(&layout, &server.addresses, tls.is_some(), admin.addresses());
     forward_signals(signals, notify)?;
     readiness.enter(readiness::Stage::Ready);
-    let mut running = Running::new(config.clone(), surroundings);
+    let mut running = Running::new(config.clone(), tls, surroundings);
     let result = server.wait(&notices, &readiness, &mut running, config.drain_timeout);
     admin.stop();
+    if let Some(hooks) = server.hooks.take() {
+        hooks.close(HOOKS_TIME);
+    }
     if let Some(store) = server.store.take() {
         store.close();
     }
@@ -125,8 +141,12 @@ struct Server {
     control: Arc<Control>,
     shards_running: u16,
     addresses: Addresses,
-    /// Absent when no room is durable.
+    /// Absent when nothing is to be kept.
     store: Option<Store>,
+    /// Absent in open mode.
+    keys: Option<KeyRing>,
+    /// Absent when no application is asked.
+    hooks: Option<Hooks>,
 }
 
 /// Where a shard listens, or why it does not.
@@ -140,7 +160,7 @@ enum Step {
     /// Take a descriptor table of its own.
     Split,
     /// Open its sockets; the store is open by then.
-    Listen(Addresses),
+    Listen(Addresses, Option<Keys>),
 }
 
 /// What a shard's thread is given.
@@ -149,7 +169,7 @@ struct Seed {
     core: CoreConfig,
     post: Arc<Post>,
     control: Arc<Control>,
-    admission: Arc<Admission>,
+    quotas: Arc<Quotas>,
     metrics: &'static Metrics,
     connections_max: usize,
     clock: Clock,
@@ -157,8 +177,12 @@ struct Seed {
     reports: Sender<Report>,
     /// What to do next.
     orders: Receiver<Step>,
+    /// Absent without TLS.
+    tls: Option<Arc<TlsConfigs>>,
     /// Absent when no room is durable.
     line: Option<Line>,
+    /// Absent when no application is asked.
+    hooks: Option<HookLine>,
     notify: Sender<Notice>,
 }
 
@@ -166,6 +190,7 @@ impl Server {
     fn start(
         config: &Config,
         layout: &Layout,
+        tls: Option<Arc<TlsConfigs>>,
         metrics: &'static Metrics,
         notify: &Sender<Notice>,
     ) -> Result<Self, ServeError> {
@@ -173,13 +198,16 @@ impl Server {
         let post = Arc::new(Post::new(shards)?);
         let drain_ms = config.drain_timeout.as_millis() as u64;
         let control = Arc::new(Control::new(layout.max_connections, drain_ms.max(RETRY_AFTER_MS_MIN)));
-        let admission = Arc::new(Admission::of(config));
+        let quotas = Arc::new(Quotas::new());
         let mut entropy = Entropy::new();
         let clock = Clock::start();
-        let policies = Arc::new(config.policies.clone());
+        let rules = rules(config);
         let rung = post.clone();
-        let (port, ends) = store::lines(shards, Arc::new(move |shard| rung.ring(shard)));
-        let mut ends = ends.into_iter().map(|end| policies.has_durable().then_some(end));
+        let ring: Arc<dyn Fn(ShardId) + Send + Sync> = Arc::new(move |shard| rung.ring(shard));
+        let (port, ends) = store::lines(shards, ring.clone());
+        let mut ends = ends.into_iter().map(|end| config.needs_store().then_some(end));
+        let (hook_port, hook_lines) = hooks::lines(&config.hooks, &config.node, shards, ring, &metrics.hooks);
+        let mut hook_lines = hook_lines.into_iter().map(|line| config.hooks.url.is_some().then_some(line));
         let mut lines = Vec::new();
         for (index, &cpu) in layout.cpus.iter().enumerate() {
             let shard = ShardId(index as u16);
@@ -188,11 +216,11 @@ impl Server {
             let core = CoreConfig {
                 shard,
                 shards,
-                limits: config.limits.clone(),
-                policies: policies.clone(),
-                permissions: Arc::default(),
-                consults: Consults::default(),
-                has_store: policies.has_durable(),
+                limits: rules.limits.clone(),
+                policies: rules.policies.clone(),
+                permissions: rules.permissions.clone(),
+                consults: rules.consults,
+                has_store: config.needs_store(),
                 node: config.node.as_str().into(),
                 exchange_backlog_max: EXCHANGE_BACKLOG_MAX,
                 seed: entropy.next() as u64,
@@ -202,10 +230,12 @@ impl Server {
                 core,
                 post: post.clone(),
                 control: control.clone(),
-                admission: admission.clone(),
+                quotas: quotas.clone(),
                 metrics,
                 connections_max: layout.connections_per_shard as usize,
+                tls: tls.clone(),
                 line: ends.next().flatten(),
+                hooks: hook_lines.next().flatten(),
                 clock: clock.clone(),
                 reports,
                 orders,
@@ -215,9 +245,14 @@ impl Server {
             lines.push((heard, order));
         }
         split_tables(&lines)?;
-        let store = if policies.has_durable() { Some(open_store(config, port, metrics)?) } else { None };
-        let addresses = open_shards(config, &lines)?;
-        Ok(Self { post, control, shards_running: shards, addresses, store })
+        let store = if config.needs_store() { Some(open_store(config, port, metrics)?) } else { None };
+        let (keys, followers) = match config.auth {
+            Auth::Open => (None, None),
+            Auth::Token => KeyRing::start(&config.token, &metrics.keys).map(|(ring, keys)| (Some(ring), Some(keys)))?,
+        };
+        let hooks = if config.hooks.url.is_some() { Some(Hooks::start(hook_port)?) } else { None };
+        let addresses = open_shards(config, &lines, followers.as_ref())?;
+        Ok(Self { post, control, shards_running: shards, addresses, store, keys, hooks })
     }
 
     /// Waits for the end, and brings it about when told to.
@@ -244,7 +279,7 @@ impl Server {
                     deadline = Duration::from_micros(clock.now().us) + drain.saturating_sub(RESET_TIME);
                 }
                 Ok(Notice::Reload(answer)) => {
-                    let outcome = running.reload(&self.post, self.store.as_ref());
+                    let outcome = running.reload(&self.post, self.store.as_ref(), self.keys.as_ref());
                     if let Some(answer) = answer {
                         // Whoever asked may have gone.
                         let _ = answer.try_send(outcome);
@@ -301,7 +336,7 @@ fn ended(_: flume::RecvError) -> ServeError {
 }
 
 /// Lets the shards open their sockets: the first decides ports that were left open.
-fn open_shards(config: &Config, lines: &[(Receiver<Report>, Sender<Step>)]) -> Report {
+fn open_shards(config: &Config, lines: &[(Receiver<Report>, Sender<Step>)], keys: Option<&Keys>) -> Report {
     let http = config.listen.iter().map(|&address| (Port::Http, address));
     let mut addresses: Vec<_> = http.chain(config.tcp_listen.iter().map(|&address| (Port::Lines, address))).collect();
     for &(port, address) in &addresses {
@@ -309,7 +344,7 @@ fn open_shards(config: &Config, lines: &[(Receiver<Report>, Sender<Step>)]) -> R
     }
     for (heard, order) in lines {
         // A thread that has ended says so in the next line.
-        let _ = order.send(Step::Listen(addresses.clone()));
+        let _ = order.send(Step::Listen(addresses.clone(), keys.cloned()));
         addresses = heard.recv().map_err(ended)??;
     }
     Ok(addresses)
@@ -332,10 +367,10 @@ async fn run_shard(seed: Seed) {
     let Ok(Step::Split) = seed.orders.recv() else { return };
     let split = table::own_descriptor_table().map(|()| Vec::new()).map_err(ServeError::from);
     let _ = seed.reports.send(split);
-    let Ok(Step::Listen(addresses)) = seed.orders.recv() else { return };
+    let Ok(Step::Listen(addresses, keys)) = seed.orders.recv() else { return };
     let shard = seed.core.shard;
     let (reports, notify) = (seed.reports.clone(), seed.notify.clone());
-    match open_shard(seed, &addresses) {
+    match open_shard(seed, &addresses, keys) {
         Ok((shell, addresses)) => {
             let _ = reports.send(Ok(addresses));
             let result = shell.run().await;
@@ -348,9 +383,14 @@ async fn run_shard(seed: Seed) {
 }
 
 /// Opens everything that belongs to this shard alone.
-fn open_shard(seed: Seed, addresses: &[(Port, SocketAddr)]) -> Result<(Shard, Vec<(Port, SocketAddr)>), ServeError> {
+fn open_shard(
+    seed: Seed,
+    addresses: &[(Port, SocketAddr)],
+    keys: Option<Keys>,
+) -> Result<(Shard, Addresses), ServeError> {
     let mut ring = Ring::new(&RingConfig::default()).map_err(|error| ServeError::Ring(probe::explain(&error)))?;
     let shard = seed.core.shard;
+    let desk = Desk::new(seed.config.auth, keys, seed.hooks, seed.post.clone(), shard);
     let mailbox = Mailbox::new(seed.post, shard);
     ring.set_doorbell(mailbox.bell());
     let mut acceptor = Acceptor::new(seed.connections_max)?;
@@ -366,7 +406,11 @@ fn open_shard(seed: Seed, addresses: &[(Port, SocketAddr)]) -> Result<(Shard, Ve
         bound.push((port, address));
     }
     let metrics = &seed.metrics.shards[shard.index()];
-    let hub = Hub::new(seed.core, &seed.config, seed.admission, metrics, seed.clock.now());
+    // For audit records and for the application.
+    let names_peers = seed.config.auth == Auth::Token || seed.config.hooks.url.is_some();
+    let gate = Gate::new(seed.quotas, Arc::new(seed.config.gate.clone()), names_peers);
+    let entrance = Entrance { gate, desk, tls: seed.tls };
+    let hub = Hub::new(seed.core, &seed.config, entrance, metrics, seed.clock.now());
     let beat = Beat::new(seed.config.coalesce_max.as_micros() as u64);
     let shell = Shard {
         ring,
@@ -396,19 +440,20 @@ fn forward_signals(mut signals: Signals, notify: Sender<Notice>) -> io::Result<(
 }
 
 /// Tells the operator where the server is, and how to try it.
-fn announce(layout: &Layout, addresses: &[(Port, SocketAddr)], admin: &[SocketAddr]) {
+fn announce(layout: &Layout, addresses: &[(Port, SocketAddr)], has_tls: bool, admin: &[SocketAddr]) {
+    let (web, lines) = if has_tls { ("https", "tls://") } else { ("http", "") };
     println!("hubbub {}: {}", env!("CARGO_PKG_VERSION"), layout.explanation);
     for (port, address) in addresses {
         match port {
-            Port::Http => println!("  web client and WebSocket  http://{address}/"),
-            Port::Lines => println!("  JSON lines over TCP       {address}"),
+            Port::Http => println!("  web client and WebSocket  {web}://{address}/"),
+            Port::Lines => println!("  JSON lines over TCP       {lines}{address}"),
         }
     }
     for address in admin {
         println!("  metrics and health        http://{address}/metrics");
     }
     if let Some((_, address)) = addresses.iter().find(|(port, _)| *port == Port::Http) {
-        println!("Try it: open http://{address}/ in two tabs.");
+        println!("Try it: open {web}://{address}/ in two tabs.");
     }
 }
 
@@ -428,6 +473,8 @@ const EXECUTOR_IO_MEMORY_BYTES: usize = 64 * 1024;
 const EXECUTOR_PREEMPT: Duration = Duration::from_secs(86_400);
 const NOTICES_MAX: usize = 64;
 const RETRY_AFTER_MS_MIN: u64 = 1_000;
+/// What the application may still be told of when all connections are gone.
+const HOOKS_TIME: Duration = Duration::from_secs(2);
 const RESET_TIME: Duration = Duration::from_millis(500);
 const A_DAY: Duration = Duration::from_secs(86_400);
 /// 128 + SIGINT, as shells have it.

@@ -41,7 +41,7 @@ pub(super) struct Turn {
     /// Requests of a batch that could not all be taken.
     requests: Option<(ShardId, std::vec::IntoIter<Request>)>,
     /// Buffers for gathering small frames.
-    spare: Vec<Vec<u8>>,
+    pub(super) spare: Vec<Vec<u8>>,
     pub(super) stage: Stage,
     yielded_us: u64,
     /// Whether writes wait for the next beat.
@@ -57,6 +57,7 @@ impl Shard {
             self.mail();
             self.orders();
             self.settings();
+            self.hub.hear_answers();
             self.store.hear(&mut self.hub);
             if self.hub.next_deadline_ms().is_some_and(|deadline| deadline <= self.hub.now.ms()) {
                 self.hub.tick();
@@ -66,6 +67,7 @@ impl Shard {
             self.post();
             self.store.send(&mut self.hub.core);
             self.write();
+            self.handshakes()?;
             self.grant_wishes();
             self.hub.metrics.turn_us.record(self.clock.us().saturating_sub(self.hub.now.us));
             if self.turn.stage == Stage::Stopped {
@@ -106,7 +108,7 @@ impl Shard {
             // It waits for its reader, and is watched from now on.
             Event::SendWaits { conn } => self.hub.watch_stall(conn),
             Event::ReceiveEnded { conn, why } => {
-                self.hub.read_ended(conn, why);
+                self.hub.receive_ended(conn, why);
                 self.hub.pump();
             }
             Event::SendFailed { conn, .. } => {
@@ -226,7 +228,7 @@ impl Shard {
     }
 
     /// Hands the ring what is to be written, or waits for the next beat.
-    fn write(&mut self) {
+    pub(super) fn write(&mut self) {
         if self.hub.due.writes.is_empty() {
             return;
         }
@@ -251,6 +253,9 @@ impl Shard {
         if connection.phase == Phase::Closed || self.ring.is_sending(id) {
             return;
         }
+        if connection.tls.is_some() {
+            return self.write_sealed(id, now_us);
+        }
         let bytes = if connection.unsent.is_empty() {
             let mut scratch = self.turn.spare.pop().unwrap_or_default();
             match connection.outbox.take_batch(&mut scratch) {
@@ -259,11 +264,11 @@ impl Shard {
                     self.turn.spare.push(scratch);
                     let Some(Write::Frame(frame)) = frame else { return };
                     connection.unsent = frame;
-                    Outgoing::Frame(next_piece(&mut connection.unsent))
+                    Outgoing::Frame(next_piece(&mut connection.unsent, PIECE_BYTES))
                 }
             }
         } else {
-            Outgoing::Frame(next_piece(&mut connection.unsent))
+            Outgoing::Frame(next_piece(&mut connection.unsent, PIECE_BYTES))
         };
         let metrics = self.hub.metrics;
         metrics.sends_total.inc();
@@ -299,9 +304,11 @@ impl Shard {
             || self.turn.requests.is_some() && self.hub.core.takes_requests()
             || !self.hub.unblocked.is_empty()
             || !self.hub.due.wishes.is_empty()
+            || !self.hub.handshakes.is_empty()
             || self.can_post()
             || self.mailbox.has_orders()
             || self.mailbox.has_settings()
+            || self.hub.desk.has_answers()
             || self.store.has_work(&self.hub.core)
             || self.control.stage() != self.turn.stage
             || self.is_over();
@@ -332,6 +339,11 @@ impl Shard {
         metrics.audiences.set(counts.audiences as u64);
         metrics.redelivered_total.set(counts.redelivered);
         metrics.dead_letters_total.set(counts.dead_letters);
+        let limited = [counts.limited.messages, counts.limited.bytes, counts.limited.joins, counts.limited.members];
+        for (counter, refused) in metrics.limited_total.iter().zip(limited) {
+            counter.set(refused);
+        }
+        metrics.token_cache_hits_total.set(self.hub.desk.cache_hits());
         metrics.outbox_bytes.set(self.hub.due.outbox_bytes as u64);
         metrics.enters_total.set(self.ring.enters());
         metrics.recv_buffers_exhausted_total.set(self.ring.starvations());
@@ -370,9 +382,11 @@ impl Hub {
         self.metrics.bytes_out_total.add(len as u64);
         let now = self.now;
         let Some(connection) = self.connections.get(id) else { return };
+        // The outbox counts what was said, the socket what was sent.
+        let len = connection.tls.as_mut().map_or(len, |tls| tls.sent());
         connection.outbox.written(len, now.ms());
         self.due.outbox_bytes -= len;
-        let has_more = !connection.unsent.is_empty() || connection.outbox.wants_write();
+        let has_more = connection.wants_more_writes();
         if has_more && !connection.flags.dirty {
             connection.flags.dirty = true;
             connection.queued_us = now.us;
@@ -405,11 +419,11 @@ impl Hub {
 }
 
 /// The next piece of a frame: a large one is written in pieces, so that a slow reader's progress shows.
-fn next_piece(unsent: &mut Bytes) -> Bytes {
-    if unsent.len() <= PIECE_BYTES {
+pub(super) fn next_piece(unsent: &mut Bytes, bytes_max: usize) -> Bytes {
+    if unsent.len() <= bytes_max {
         return std::mem::take(unsent);
     }
-    unsent.split_to(PIECE_BYTES)
+    unsent.split_to(bytes_max)
 }
 
 /// How often the executor's other tasks get a turn while the shard is awake.

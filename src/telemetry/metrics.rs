@@ -1,4 +1,4 @@
-//! What is counted, per shard, and by the store. One shard's thread writes a [`ShardMetrics`]; the admin thread reads them all.
+//! What is counted, per shard, by the store and by the hooks. One shard's thread writes a [`ShardMetrics`]; the admin thread reads them all.
 //!
 //! Invariant: one writer. So an addition is a load and a store, neither locked nor fenced, and costs the hot path
 //! what a plain field would. Readers may see figures of slightly different moments.
@@ -7,6 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::message::close::{CloseReason, DropReason, ErrorCode};
 use crate::telemetry::histogram::Histogram;
+use crate::telemetry::hooks::HookMetrics;
+use crate::telemetry::keys::KeyMetrics;
+use crate::telemetry::login::LoginOutcome;
 use crate::telemetry::store::StoreMetrics;
 
 /// All shards' figures.
@@ -16,15 +19,27 @@ pub struct Metrics {
     pub shards: Box<[ShardMetrics]>,
     /// Those of the store.
     pub store: StoreMetrics,
+    /// Those of the keys for tokens.
+    pub keys: KeyMetrics,
+    /// Those of the hooks.
+    pub hooks: HookMetrics,
 }
 
 impl Metrics {
     /// Zeroed figures for so many shards.
     #[must_use]
     pub fn new(shards: u16) -> Self {
-        Self { shards: (0..shards).map(|_| ShardMetrics::default()).collect(), store: StoreMetrics::default() }
+        Self {
+            shards: (0..shards).map(|_| ShardMetrics::default()).collect(),
+            store: StoreMetrics::default(),
+            keys: KeyMetrics::default(),
+            hooks: HookMetrics::new(shards),
+        }
     }
 }
+
+/// The limits of [`ShardMetrics::limited_total`].
+pub const LIMITED: [&str; 4] = ["messages", "bytes", "joins", "room_members"];
 
 /// The figures of one shard. Aligned so that two shards never write to one cache line, nor to a pair of lines that
 /// the prefetcher takes together.
@@ -37,10 +52,16 @@ pub struct ShardMetrics {
     pub accepted_total: Counter,
     /// Connections refused at once, by [`RefusedReason`].
     pub refused_total: [Counter; RefusedReason::ALL.len()],
+    /// What came of `connect`s, by [`LoginOutcome`].
+    pub logins_total: [Counter; LoginOutcome::ALL.len()],
+    /// Tokens that needed no look at their signature, for they had been looked at before.
+    pub token_cache_hits_total: Counter,
     /// Connections ended, in the order of [`CloseReason::ALL`].
     pub closed_total: [Counter; CloseReason::ALL.len()],
     /// Commands refused, in the order of [`ErrorCode::ALL`].
     pub errors_total: [Counter; ErrorCode::ALL.len()],
+    /// Commands refused because there were too many, by [`LIMITED`].
+    pub limited_total: [Counter; LIMITED.len()],
     /// Messages left undelivered on purpose, in the order of [`DropReason::ALL`].
     pub dropped_total: [Counter; DropReason::ALL.len()],
     /// Rooms that this shard owns.
@@ -83,6 +104,12 @@ pub struct ShardMetrics {
     pub recv_buffers_exhausted_total: Counter,
     /// Writes that waited so as to carry more.
     pub coalesced_total: Counter,
+    /// Handshakes of TLS that are over, by [`TlsOutcome`].
+    pub tls_handshakes_total: [Counter; TlsOutcome::ALL.len()],
+    /// Connections that waited for their turn in a handshake at the last look.
+    pub tls_handshake_queue: Gauge,
+    /// Time that one step of a handshake took, in microseconds.
+    pub tls_handshake_us: Histogram,
 }
 
 impl ShardMetrics {
@@ -104,6 +131,16 @@ impl ShardMetrics {
     /// A connection was refused at once.
     pub fn refused(&self, reason: RefusedReason) {
         self.refused_total[reason as usize].inc();
+    }
+
+    /// A handshake of TLS is over.
+    pub fn tls_handshake(&self, outcome: TlsOutcome) {
+        self.tls_handshakes_total[outcome as usize].inc();
+    }
+
+    /// Someone has said who they are.
+    pub fn login(&self, outcome: LoginOutcome) {
+        self.logins_total[outcome as usize].inc();
     }
 
     /// The depth of one of the mailbox's queues.
@@ -210,7 +247,7 @@ impl ConnectionKind {
     }
 }
 
-/// Why a connection was refused before a byte of it was read.
+/// Why a connection was refused before its first command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefusedReason {
     /// The shard's table of descriptors is full.
@@ -219,11 +256,33 @@ pub enum RefusedReason {
     MaxConnections,
     /// The server stops.
     Draining,
+    /// Its address has as many connections as it may.
+    ConnectionsPerIp,
+    /// Its user has as many connections as they may.
+    ConnectionsPerUser,
+    /// Connections come too fast.
+    ConnectsPerSecond,
+    /// Its address opens connections too fast.
+    ConnectsPerSecondPerIp,
+    /// Only proxies may connect, and it is none.
+    NotAProxy,
+    /// The PROXY header was missing or wrong.
+    ProxyHeader,
 }
 
 impl RefusedReason {
     /// Every reason.
-    pub const ALL: [Self; 3] = [Self::Descriptors, Self::MaxConnections, Self::Draining];
+    pub const ALL: [Self; 9] = [
+        Self::Descriptors,
+        Self::MaxConnections,
+        Self::Draining,
+        Self::ConnectionsPerIp,
+        Self::ConnectionsPerUser,
+        Self::ConnectsPerSecond,
+        Self::ConnectsPerSecondPerIp,
+        Self::NotAProxy,
+        Self::ProxyHeader,
+    ];
 
     /// The metric label.
     #[must_use]
@@ -232,6 +291,51 @@ impl RefusedReason {
             Self::Descriptors => "descriptors",
             Self::MaxConnections => "max_connections",
             Self::Draining => "draining",
+            Self::ConnectionsPerIp => "connections_per_ip",
+            Self::ConnectionsPerUser => "connections_per_user",
+            Self::ConnectsPerSecond => "connects_per_second",
+            Self::ConnectsPerSecondPerIp => "connects_per_second_per_ip",
+            Self::NotAProxy => "not_a_proxy",
+            Self::ProxyHeader => "proxy_header",
+        }
+    }
+}
+
+/// How a handshake of TLS ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsOutcome {
+    /// Well, with new keys.
+    Full,
+    /// Well, by a ticket.
+    Resumed,
+    /// The peer broke the protocol, refused the certificate, or nothing could be agreed on.
+    Failed,
+    /// The peer did not speak TLS.
+    Plaintext,
+    /// It had more bytes than any honest one.
+    TooLarge,
+    /// It took too long.
+    Timeout,
+    /// The peer went away.
+    Gone,
+}
+
+impl TlsOutcome {
+    /// Every outcome.
+    pub const ALL: [Self; 7] =
+        [Self::Full, Self::Resumed, Self::Failed, Self::Plaintext, Self::TooLarge, Self::Timeout, Self::Gone];
+
+    /// The metric label.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Resumed => "resumed",
+            Self::Failed => "failed",
+            Self::Plaintext => "plaintext",
+            Self::TooLarge => "too_large",
+            Self::Timeout => "timeout",
+            Self::Gone => "gone",
         }
     }
 }
@@ -280,7 +384,8 @@ mod tests {
             assert_eq!(reason as usize, index);
         }
         assert_eq!(ConnectionKind::ALL.map(|kind| kind as usize), [0, 1, 2, 3]);
-        assert_eq!(RefusedReason::ALL.map(|reason| reason as usize), [0, 1, 2]);
+        assert_eq!(RefusedReason::ALL.map(|reason| reason as usize), [0, 1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(TlsOutcome::ALL.map(|outcome| outcome as usize), [0, 1, 2, 3, 4, 5, 6]);
         assert_eq!(QueueKind::ALL.map(|queue| queue as usize), [0, 1]);
     }
 

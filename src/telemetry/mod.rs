@@ -2,7 +2,10 @@
 
 pub mod audit;
 pub mod histogram;
+pub mod hooks;
+pub mod keys;
 pub mod log;
+pub mod login;
 pub mod metrics;
 pub mod process;
 pub mod readiness;

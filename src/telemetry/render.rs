@@ -10,7 +10,12 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::message::close::{CloseReason, DropReason, ErrorCode};
 use crate::telemetry::histogram::{Histogram, Snapshot};
-use crate::telemetry::metrics::{ConnectionKind, Counter, Metrics, QueueKind, RefusedReason, ShardMetrics};
+use crate::telemetry::hooks::HookCollector;
+use crate::telemetry::keys::KeyCollector;
+use crate::telemetry::login::LoginOutcome;
+use crate::telemetry::metrics::{
+    ConnectionKind, Counter, LIMITED, Metrics, QueueKind, RefusedReason, ShardMetrics, TlsOutcome,
+};
 use crate::telemetry::process::ProcessFigures;
 use crate::telemetry::store::StoreCollector;
 
@@ -30,6 +35,8 @@ impl Renderer {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Shards(metrics)));
         registry.register_collector(Box::new(StoreCollector(&metrics.store)));
+        registry.register_collector(Box::new(KeyCollector(&metrics.keys)));
+        registry.register_collector(Box::new(HookCollector(&metrics.hooks)));
         registry.register_collector(Box::new(Process));
         Self { registry }
     }
@@ -123,17 +130,55 @@ impl Family {
 }
 
 /// The table of the shards' metrics, in the order of the documentation.
-fn families() -> [Family; 26] {
+fn families() -> Vec<Family> {
+    let mut families = connection_families();
+    families.extend(message_families());
+    families.extend(loop_families());
+    families
+}
+
+fn row(name: &'static str, help: &'static str, unit: Option<Unit>, read: Read) -> Family {
+    Family { name, help, unit, read }
+}
+
+/// Who comes, and who goes.
+fn connection_families() -> Vec<Family> {
     use Read as R;
-    let row = |name, help, unit, read| Family { name, help, unit, read };
-    let bytes = || Some(Unit::Bytes);
-    let seconds = || Some(Unit::Seconds);
-    [
+    vec![
         row("hubbub_connections", "Open connections", None, R::Gauges("kind", connections)),
         row("hubbub_accepted", "Connections accepted", None, R::Counter(|s| &s.accepted_total)),
         row("hubbub_refused", "Connections refused at once", None, R::Counters("reason", refused)),
+        row("hubbub_logins", "Attempts to be let in", None, R::Counters("outcome", logins)),
+        row(
+            "hubbub_token_cache_hits",
+            "Tokens that needed no look at their signature",
+            None,
+            R::Counter(|s| &s.token_cache_hits_total),
+        ),
         row("hubbub_closed", "Connections ended", None, R::Counters("reason", closed)),
+        row("hubbub_tls_handshakes", "TLS handshakes that are over", None, R::Counters("outcome", tls_handshakes)),
+        row(
+            "hubbub_tls_handshake_queue",
+            "Connections that wait for their turn in a TLS handshake",
+            None,
+            R::Gauge(|s| s.tls_handshake_queue.get()),
+        ),
+        row(
+            "hubbub_tls_handshake_step",
+            "Time that one step of a TLS handshake took",
+            Some(Unit::Seconds),
+            R::Histogram(|s| &s.tls_handshake_us, MICROSECONDS),
+        ),
+    ]
+}
+
+/// What is said, and to how many.
+fn message_families() -> Vec<Family> {
+    use Read as R;
+    let bytes = || Some(Unit::Bytes);
+    vec![
         row("hubbub_errors", "Commands refused", None, R::Counters("code", errors)),
+        row("hubbub_limited", "Commands refused for a limit", None, R::Counters("limit", limited)),
         row("hubbub_dropped", "Messages left undelivered on purpose", None, R::Counters("reason", dropped)),
         row("hubbub_rooms", "Rooms owned", None, R::Gauge(|s| s.rooms.get())),
         row("hubbub_audiences", "Rooms with members on the shard", None, R::Gauge(|s| s.audiences.get())),
@@ -152,11 +197,18 @@ fn families() -> [Family; 26] {
         row(
             "hubbub_delivery_latency",
             "From reading a message to writing it to a receiver",
-            seconds(),
+            Some(Unit::Seconds),
             R::Histogram(|s| &s.delivery_latency_us, MICROSECONDS),
         ),
         row("hubbub_outbox", "Bytes waiting for slow readers", bytes(), R::Gauge(|s| s.outbox_bytes.get())),
         row("hubbub_outbox_stalls", "Times an outbox was full", None, R::Counter(|s| &s.outbox_stalls_total)),
+    ]
+}
+
+/// How the loop fares.
+fn loop_families() -> Vec<Family> {
+    use Read as R;
+    vec![
         row(
             "hubbub_mailbox_depth",
             "Batches from other shards at the last look",
@@ -169,7 +221,12 @@ fn families() -> [Family; 26] {
             None,
             R::Counter(|s| &s.blocked_total),
         ),
-        row("hubbub_turn", "Length of one turn of the loop", seconds(), R::Histogram(|s| &s.turn_us, MICROSECONDS)),
+        row(
+            "hubbub_turn",
+            "Length of one turn of the loop",
+            Some(Unit::Seconds),
+            R::Histogram(|s| &s.turn_us, MICROSECONDS),
+        ),
         row("hubbub_sleeps", "Times the shard went to sleep", None, R::Counter(|s| &s.sleeps_total)),
         row("hubbub_enters", "Calls of io_uring_enter", None, R::Counter(|s| &s.enters_total)),
         row("hubbub_sends", "Writes given to the kernel", None, R::Counter(|s| &s.sends_total)),
@@ -191,6 +248,10 @@ fn refused(shard: &ShardMetrics) -> Labelled {
     labelled(&RefusedReason::ALL.map(RefusedReason::label), &shard.refused_total)
 }
 
+fn logins(shard: &ShardMetrics) -> Labelled {
+    labelled(&LoginOutcome::ALL.map(LoginOutcome::label), &shard.logins_total)
+}
+
 fn closed(shard: &ShardMetrics) -> Labelled {
     labelled(&CloseReason::ALL.map(CloseReason::label), &shard.closed_total)
 }
@@ -199,12 +260,20 @@ fn errors(shard: &ShardMetrics) -> Labelled {
     labelled(&ErrorCode::ALL.map(ErrorCode::as_str), &shard.errors_total)
 }
 
+fn limited(shard: &ShardMetrics) -> Labelled {
+    labelled(&LIMITED, &shard.limited_total)
+}
+
 fn dropped(shard: &ShardMetrics) -> Labelled {
     labelled(&DropReason::ALL.map(DropReason::label), &shard.dropped_total)
 }
 
 fn mailbox_depth(shard: &ShardMetrics) -> Labelled {
     QueueKind::ALL.map(|queue| (queue.label(), shard.mailbox(queue).get())).to_vec()
+}
+
+fn tls_handshakes(shard: &ShardMetrics) -> Labelled {
+    labelled(&TlsOutcome::ALL.map(TlsOutcome::label), &shard.tls_handshakes_total)
 }
 
 fn labelled(labels: &[&'static str], counters: &[Counter]) -> Labelled {

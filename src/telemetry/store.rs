@@ -107,7 +107,13 @@ impl Collector for StoreCollector {
     }
 }
 
-fn gauge(encoder: &mut DescriptorEncoder, name: &str, help: &str, unit: Option<Unit>, figure: u64) -> fmt::Result {
+pub(super) fn gauge(
+    encoder: &mut DescriptorEncoder,
+    name: &str,
+    help: &str,
+    unit: Option<Unit>,
+    figure: u64,
+) -> fmt::Result {
     encoder
         .encode_descriptor(name, help, unit.as_ref(), prometheus_client::metrics::MetricType::Gauge)?
         .encode_gauge(&figure)
@@ -122,7 +128,7 @@ fn encode_health(encoder: &mut DescriptorEncoder, now: u64) -> fmt::Result {
     Ok(())
 }
 
-fn histogram(
+pub(super) fn histogram(
     encoder: &mut DescriptorEncoder,
     name: &str,
     help: &str,

@@ -348,6 +348,7 @@ impl Shell {
                 Output::Close { conn, reason } => self.close(conn, reason, env),
                 Output::Identify { conn, token, name, .. } => self.strangers.push((conn, token, name)),
                 Output::Consult { .. } => env.fail(|| "nobody is to be asked".into()),
+                Output::Noted(_) => {}
                 Output::Unblocked { conn } => match self.live_link(conn, env) {
                     Some(link) if !link.blocked => env.fail(|| format!("{conn:?} was not blocked")),
                     Some(link) => link.blocked = false,

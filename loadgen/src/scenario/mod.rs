@@ -8,6 +8,7 @@ mod span;
 
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,13 @@ pub struct Scenario {
     pub kind: Kind,
     /// URL of the server, or a template with `{room}`.
     pub target: String,
+    /// The authority that the server's certificate must come from; the public ones when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_ca: Option<PathBuf>,
+    /// Whether any certificate will do.
+    pub tls_insecure: bool,
+    /// Whether connections resume TLS sessions of earlier ones.
+    pub tls_resume: bool,
     /// Connections in all; a multiple of `room_size` unless sizes vary.
     pub connections: u32,
     /// Members of each room; their mean where sizes vary.

@@ -1,7 +1,7 @@
 //! What a file or the flags set, and how the rest is decided.
 
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -18,10 +18,19 @@ use crate::thresholds::{Thresholds, Validity};
 pub struct Settings {
     #[arg(skip)]
     kind: Option<Kind>,
-    /// URL of the server: ws://HOST:PORT/PATH (`/ws` when it has no path), tcp://HOST:PORT, or a template with {room}
-    /// for a server that relays whatever is sent to that path
+    /// URL of the server: ws://HOST:PORT/PATH (`/ws` when it has no path), tcp://HOST:PORT, wss:// or tls:// for the
+    /// same over TLS, or a template with {room} for a server that relays whatever is sent to that path
     #[arg(long, value_name = "URL")]
     target: Option<String>,
+    /// The authority that the server's certificate must come from (PEM), for wss:// and tls://; the public ones without it
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+    /// Whether any certificate will do
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    tls_insecure: Option<bool>,
+    /// Whether connections resume TLS sessions of earlier ones, by their tickets
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    tls_resume: Option<bool>,
     /// Connections in all
     #[arg(long, value_name = "N")]
     connections: Option<u32>,
@@ -175,6 +184,9 @@ impl Settings {
         Self {
             kind: flags.kind.or(self.kind),
             target: flags.target.or(self.target),
+            tls_ca: flags.tls_ca.or(self.tls_ca),
+            tls_insecure: flags.tls_insecure.or(self.tls_insecure),
+            tls_resume: flags.tls_resume.or(self.tls_resume),
             connections: flags.connections.or(self.connections),
             room_size: flags.room_size.or(self.room_size),
             room_sizes: flags.room_sizes.or(self.room_sizes),
@@ -249,6 +261,9 @@ impl Settings {
             name,
             kind,
             target: self.target.unwrap_or_else(|| TARGET_DEFAULT.to_owned()),
+            tls_ca: self.tls_ca,
+            tls_insecure: self.tls_insecure.unwrap_or(false),
+            tls_resume: self.tls_resume.unwrap_or(true),
             connections,
             room_size,
             room_sizes: self.room_sizes.unwrap_or_default(),

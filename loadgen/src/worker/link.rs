@@ -12,11 +12,14 @@ use crate::client::{Client, Happening, Stage};
 use crate::clock::now_ns;
 use crate::scenario::Kind;
 use crate::stats::{Count, record_ns};
+use crate::tls::{TlsClient, TlsLink};
 
 /// A connection and its bytes on the way out.
 pub(super) struct Link {
     pub client: Client,
     pub conn: Option<ConnId>,
+    /// Below the client, where TLS is spoken.
+    pub tls: Option<Box<TlsLink>>,
     /// Gathered while a send is in flight.
     pub out: Vec<u8>,
     pub sending: bool,
@@ -48,6 +51,23 @@ pub(super) enum Course {
     Returning,
 }
 
+impl Link {
+    /// What is to be sent now, as it goes over the wire.
+    fn wire(&mut self, spare: &mut Vec<Vec<u8>>) -> Vec<u8> {
+        let Some(tls) = &mut self.tls else { return std::mem::take(&mut self.out) };
+        let mut wire = Vec::new();
+        take_buffer(&mut wire, spare);
+        if tls.write(&mut self.out, &mut wire).is_err() {
+            // It has failed before, when it read; nothing more can be said.
+            self.out.clear();
+        }
+        if self.out.is_empty() {
+            keep_buffer(std::mem::take(&mut self.out), spare);
+        }
+        wire
+    }
+}
+
 impl Worker {
     pub(super) fn open(&mut self, place: u32, now: u64, due_ns: u64) {
         debug_assert_eq!(place as usize, self.links.len(), "connections are begun in order");
@@ -57,6 +77,7 @@ impl Worker {
         self.links.push(Link {
             client,
             conn: None,
+            tls: None,
             out: Vec::new(),
             sending: false,
             seq: 0,
@@ -76,6 +97,7 @@ impl Worker {
     /// Begins to connect.
     pub(super) fn dial(&mut self, place: u32) -> Result<(), String> {
         let index = place * self.job.workers + self.job.worker;
+        let tls = self.job.tls.as_ref().map(TlsClient::begin).transpose()?;
         let source = self.job.sources[index as usize % self.job.sources.len()];
         let socket = socket::outbound(SocketAddr::new(source, 0));
         let socket = socket.map_err(|error| format!("a socket at {source}: {error}"))?;
@@ -85,19 +107,24 @@ impl Worker {
             self.by_slot.resize(slot + 1, u32::MAX);
         }
         self.by_slot[slot] = place;
-        self.links[place as usize].conn = Some(conn);
+        let link = &mut self.links[place as usize];
+        (link.conn, link.tls) = (Some(conn), tls.map(Box::new));
         Ok(())
     }
 
     pub(super) fn flush(&mut self) {
         for place in self.ready.drain(..) {
             let link = &mut self.links[place as usize];
-            let Some(conn) = link.conn.filter(|_| !link.sending && !link.out.is_empty()) else { continue };
+            let Some(conn) = link.conn.filter(|_| !link.sending) else { continue };
+            let wire = link.wire(&mut self.spare);
+            if wire.is_empty() {
+                continue;
+            }
             link.sending = true;
-            self.ledger.counts.add(Count::BytesSent, link.out.len() as u64);
+            self.ledger.counts.add(Count::BytesSent, wire.len() as u64);
             // Whoever is over waits for the end of its farewell; nobody else needs a wake-up for a send.
             let quiet = link.client.stage() < Stage::Ended;
-            self.ring.send(conn, Outgoing::Gathered(std::mem::take(&mut link.out)), quiet);
+            self.ring.send(conn, Outgoing::Gathered(wire), quiet);
         }
     }
 
@@ -160,11 +187,29 @@ impl Worker {
 
     fn receive(&mut self, conn: ConnId, buffer: &Buffer) {
         let Some(place) = self.place(conn) else { return };
+        let link = &mut self.links[place as usize];
+        let bytes = self.ring.bytes(buffer);
+        self.ledger.counts.add(Count::BytesReceived, bytes.len() as u64);
+        let Some(tls) = &mut link.tls else { return self.understand(place, Some(buffer), &mut []) };
+        let mut plain = std::mem::take(&mut self.plain);
+        let outcome = tls.read(bytes, &mut plain);
+        self.ready.push(place);
+        if !plain.is_empty() {
+            self.understand(place, None, &mut plain);
+            plain.clear();
+        }
+        self.plain = plain;
+        if let Err(why) = outcome {
+            self.lose(place, why);
+        }
+    }
+
+    /// Takes what came for a client: what lies in a buffer of the ring, or else `plain`.
+    fn understand(&mut self, place: u32, buffer: Option<&Buffer>, plain: &mut [u8]) {
         let Self { ring, links, dialect, ledger, messages, job, start_ns, .. } = self;
         let link = &mut links[place as usize];
         let now = now_ns();
-        let bytes = ring.bytes(buffer);
-        ledger.counts.add(Count::BytesReceived, bytes.len() as u64);
+        let bytes = buffer.map_or(plain, |buffer| ring.bytes(buffer));
         let (before, is_returning) = (link.client.stage(), link.course == Course::Returning);
         let index = place * job.workers + job.worker;
         let mut failed = None;
@@ -254,6 +299,9 @@ impl Worker {
         if !link.out.is_empty() {
             self.ready.push(place);
         } else if let Some(conn) = link.conn.filter(|_| link.client.stage() == Stage::Ended) {
+            if link.tls.as_mut().is_some_and(|tls| tls.say_goodbye()) {
+                return self.ready.push(place);
+            }
             self.ring.close(conn);
         }
     }

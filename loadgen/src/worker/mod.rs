@@ -30,6 +30,7 @@ use crate::ramp::{Pace, Ramp};
 use crate::scenario::{Kind, Scenario};
 use crate::stats::{Board, Count, Interval, SentBoard};
 use crate::target::Target;
+use crate::tls::TlsClient;
 
 /// What all workers and the coordinator share.
 #[derive(Debug)]
@@ -63,6 +64,8 @@ pub struct Job {
     pub scenario: Arc<Scenario>,
     /// Where it goes.
     pub target: Arc<Target>,
+    /// How it is spoken to, where that is by TLS.
+    pub tls: Option<TlsClient>,
     /// Local addresses, used in turn.
     pub sources: Arc<[IpAddr]>,
     /// Tells messages of this run from others.
@@ -142,6 +145,8 @@ struct Worker {
     ready: Vec<u32>,
     /// Buffers between two uses, so that an idle connection holds none.
     spare: Vec<Vec<u8>>,
+    /// Where bytes are decrypted to; empty between two events.
+    plain: Vec<u8>,
 }
 
 /// Where the messages to be sent come from.
@@ -188,6 +193,7 @@ impl Worker {
             has_more: false,
             ready: Vec::new(),
             spare: Vec::new(),
+            plain: Vec::new(),
             job,
         })
     }

@@ -8,19 +8,15 @@ pub(super) const SETTINGS: &[Setting] = &[
         shape: Shape::Text,
         value_name: "FILE",
         help: "The file with the key that opens /api and /debug; `off` keeps them closed",
-        read: |config, values| {
-            one(values).map(|value| config.admin_key_file = (value != OFF).then(|| PathBuf::from(value)))
-        },
-        write: |config| texts_or(config.admin_key_file.as_ref().map(|path| path.display()), OFF),
+        read: |config, values| file_or_off(values).map(|value| config.admin_key_file = value),
+        write: |config| written_file_or_off(config.admin_key_file.as_ref()),
     },
     Setting {
         key: "auth",
         shape: Shape::Text,
         value_name: "MODE",
-        help: "Who may connect: `open` is anyone, under any free name",
-        read: |config, values| {
-            word(values, AUTH_WORDS, "this version knows only auth = \"open\"").map(|value| config.auth = value)
-        },
+        help: "Who may connect: `open` is anyone, under any free name; `token` whoever shows a good token",
+        read: |config, values| word(values, AUTH_WORDS, "write open or token").map(|value| config.auth = value),
         write: |config| written(config.auth, AUTH_WORDS),
     },
     Setting {

@@ -5,15 +5,19 @@
 //! `HUBBUB_` and the key in capitals with `_` for the dot.
 
 mod access;
+mod hooks;
 mod limits;
 mod rooms;
 mod server;
 mod store;
+mod tls;
+mod token;
 
 use std::path::PathBuf;
 
 use tracing::Level;
 
+use crate::codec::forwarded::ProxyHeader;
 use crate::config::values::*;
 use crate::config::{Auth, Config};
 use crate::limits::SlowConsumerPolicy;
@@ -74,11 +78,22 @@ pub(super) fn all() -> impl Iterator<Item = &'static Setting> {
     TABLES.iter().copied().flatten()
 }
 
-const TABLES: &[&[Setting]] = &[server::SETTINGS, access::SETTINGS, rooms::SETTINGS, limits::SETTINGS, store::SETTINGS];
+const TABLES: &[&[Setting]] = &[
+    server::SETTINGS,
+    access::SETTINGS,
+    token::SETTINGS,
+    tls::SETTINGS,
+    rooms::SETTINGS,
+    limits::SETTINGS,
+    store::SETTINGS,
+    hooks::SETTINGS,
+];
 
-const AUTH_WORDS: &[(Auth, &str)] = &[(Auth::Open, "open")];
+const AUTH_WORDS: &[(Auth, &str)] = &[(Auth::Open, "open"), (Auth::Token, "token")];
 const SWITCH_WORDS: &[(bool, &str)] =
     &[(true, "true"), (false, "false"), (true, "1"), (false, "0"), (true, "yes"), (false, "no")];
+const PROXY_HEADER_WORDS: &[(ProxyHeader, &str)] =
+    &[(ProxyHeader::XForwardedFor, "x-forwarded-for"), (ProxyHeader::Forwarded, "forwarded")];
 const LOG_FORMAT_WORDS: &[(LogFormat, &str)] = &[(LogFormat::Text, "text"), (LogFormat::Json, "json")];
 const LOG_LEVEL_WORDS: &[(Level, &str)] = &[
     (Level::ERROR, "error"),

@@ -106,4 +106,33 @@ pub(super) const SETTINGS: &[Setting] = &[
         },
         write: |config| texts_or(config.audit_file.as_ref().map(|path| path.display()), OFF),
     },
+    Setting {
+        key: "trusted_proxies",
+        shape: Shape::List,
+        value_name: "IP[/BITS]",
+        help: "Proxies that are believed when they say whose connection they pass on; repeatable, `off` for none",
+        read: |config, values| networks(values).map(|value| config.gate.trusted_proxies = value),
+        write: |config| texts_or(&config.gate.trusted_proxies, OFF),
+    },
+    Setting {
+        key: "proxy_protocol",
+        shape: Shape::Switch,
+        value_name: "true|false",
+        help: "Trusted proxies begin each connection with a PROXY header, and nobody else may connect",
+        read: |config, values| {
+            word(values, SWITCH_WORDS, "write true or false").map(|value| config.gate.proxy_protocol = value)
+        },
+        write: |config| texts([config.gate.proxy_protocol]),
+    },
+    Setting {
+        key: "proxy_header",
+        shape: Shape::Text,
+        value_name: "x-forwarded-for|forwarded",
+        help: "The request header in which a trusted proxy names its client",
+        read: |config, values| {
+            word(values, PROXY_HEADER_WORDS, "write x-forwarded-for or forwarded")
+                .map(|value| config.gate.proxy_header = value)
+        },
+        write: |config| written(config.gate.proxy_header, PROXY_HEADER_WORDS),
+    },
 ];

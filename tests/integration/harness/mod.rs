@@ -10,6 +10,9 @@ mod lines;
 mod metrics;
 mod raw;
 mod server;
+mod stream;
+mod tls;
+mod tokens;
 mod wait;
 mod websocket;
 
@@ -18,5 +21,7 @@ pub use data::DataDir;
 pub use http::{http, http_raw, upgrade_head};
 pub use raw::{Frame, RawWs, masked_frame};
 pub use server::{Launch, Server, run_to_end};
-pub use wait::{Deadline, until};
+pub use tls::{Certificate, TlsClient, VERSIONS};
+pub use tokens::{Issuer, foreign_token, now_seconds};
+pub use wait::{Deadline, PATIENCE, until};
 pub use websocket::{RelayClient, Request, connect as connect_ws, try_connect as try_connect_ws};

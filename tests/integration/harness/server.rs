@@ -15,6 +15,7 @@ use super::data::DataDir;
 use super::lines::Lines;
 use super::metrics::Metrics;
 use super::raw::RawWs;
+use super::stream::Stream;
 use super::wait::{Deadline, until};
 use super::websocket::{self, RelayClient, Request};
 
@@ -202,7 +203,7 @@ impl Server {
 
     /// A TCP connection of which the kernel holds little, so that not reading soon shows.
     pub fn tcp_with_small_buffer(&self) -> Client {
-        Client::new(Lines::over(connect_with_small_buffer(self.lines())))
+        Client::new(Lines::over(Stream::Plain(connect_with_small_buffer(self.lines()))))
     }
 
     /// A WebSocket connected as `name`.
@@ -315,7 +316,7 @@ impl Server {
     fn address_after(&self, what: &str) -> SocketAddr {
         let line = self.announced.iter().find_map(|line| line.trim().strip_prefix(what));
         let line = line.unwrap_or_else(|| panic!("no line begins with {what:?} in {:?}", self.announced)).trim();
-        let address = line.strip_prefix("http://").unwrap_or(line);
+        let address = line.split_once("://").map_or(line, |(_, address)| address);
         let address = address.split('/').next().unwrap_or(address);
         address.parse().unwrap_or_else(|error| panic!("{address:?} is no address: {error}"))
     }
