@@ -47,7 +47,7 @@ pub(super) struct World {
 }
 
 /// Who is to be identified: token, name, and whether it is known already.
-pub(super) type Stranger = (Member, Option<Box<str>>, Option<Box<str>>, bool);
+type Stranger = (Member, Option<Box<str>>, Option<Box<str>>, bool);
 
 /// What one client knows.
 #[derive(Default)]

@@ -29,6 +29,9 @@ pub(super) struct Batch<T> {
     pub(super) envelopes: Vec<T>,
 }
 
+/// An operator's order with the ticket for its answer.
+type Numbered = (u64, Order);
+
 /// The mailboxes of all shards. Made before the descriptor tables are split, so that every shard has every bell.
 #[derive(Debug)]
 pub(super) struct Post {
@@ -40,7 +43,7 @@ struct Inbox {
     deliveries: Queue<Delivery>,
     requests: Queue<Request>,
     /// What operators want, with tickets; from the admin thread.
-    orders: (Sender<(u64, Order)>, Receiver<(u64, Order)>),
+    orders: (Sender<Numbered>, Receiver<Numbered>),
     /// What has changed in the configuration; from the main thread.
     settings: (Sender<Arc<Settings>>, Receiver<Arc<Settings>>),
     bell: Doorbell,
