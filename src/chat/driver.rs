@@ -44,7 +44,7 @@ pub(super) struct World {
 }
 
 /// Who is to be identified: token, name, and whether it is known already.
-type Stranger = (Member, Option<Box<str>>, Option<Box<str>>, bool);
+pub(super) type Stranger = (Member, Option<Box<str>>, Option<Box<str>>, bool);
 
 /// What one client knows.
 #[derive(Default)]

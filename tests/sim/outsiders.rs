@@ -116,6 +116,10 @@ impl Outsider {
             let kick = CommandBody::Moderate { room: name, user, measure: Measure::Kick, for_ms: None };
             return vec![join, self.command(kick)];
         }
+        if env.restraints.held.contains_key(&against) && env.rng.chance(3, 4) {
+            let message = self.message(room, env);
+            return vec![join, self.command(message)];
+        }
         let lifts = env.restraints.held.contains_key(&against) && env.rng.chance(1, 2);
         let for_ms = env.rng.chance(1, 3).then(|| env.rng.range(2_000, 60_000));
         let until_unix_ms = for_ms.map_or(u64::MAX, |for_ms| (env.now.unix_ms + for_ms).saturating_sub(CLOCK_SLACK_MS));

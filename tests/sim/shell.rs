@@ -29,8 +29,11 @@ pub struct Shell {
     slots: Vec<Slot>,
     scratch: Vec<u8>,
     /// Who is to be identified, by token and name.
-    strangers: Vec<(ConnId, Option<Box<str>>, Option<Box<str>>)>,
+    strangers: Vec<Stranger>,
 }
+
+/// A connection, the token that it shows, and the name that it gives.
+type Stranger = (ConnId, Option<Box<str>>, Option<Box<str>>);
 
 /// A place for a connection.
 #[derive(Debug, Default)]
