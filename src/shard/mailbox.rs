@@ -20,6 +20,9 @@ use crate::ids::ShardId;
 use crate::limits::MAILBOX_BATCHES_MAX;
 use crate::net::Doorbell;
 
+/// An operator's order, and the ticket of its answer.
+type Ticketed = (u64, Order);
+
 /// Envelopes that one shard gathered for another in one turn.
 #[derive(Debug)]
 pub(super) struct Batch<T> {
@@ -40,7 +43,7 @@ struct Inbox {
     deliveries: Queue<Delivery>,
     requests: Queue<Request>,
     /// What operators want, with tickets; from the admin thread.
-    orders: (Sender<(u64, Order)>, Receiver<(u64, Order)>),
+    orders: (Sender<Ticketed>, Receiver<Ticketed>),
     /// What has changed in the configuration; from the main thread.
     settings: (Sender<Arc<Settings>>, Receiver<Arc<Settings>>),
     bell: Doorbell,
@@ -212,7 +215,7 @@ impl Mailbox {
     }
 
     /// The next order of an operator, and its ticket.
-    pub(super) fn next_order(&mut self) -> Option<(u64, Order)> {
+    pub(super) fn next_order(&mut self) -> Option<Ticketed> {
         self.inbox().orders.1.try_recv().ok()
     }
 
