@@ -111,7 +111,7 @@ fn root() -> &'static Path {
 /// Every file of ours with one of these endings.
 fn sources(endings: &[&str]) -> Vec<Source> {
     let mut found = Vec::new();
-    for folder in ["src", "tests", "loadgen", "benches", "fuzz/fuzz_targets", "perf", "scripts"] {
+    for folder in ["src", "tests", "loadgen", "benches", "fuzz/fuzz_targets", "fuzz/src", "perf", "scripts"] {
         collect(&root().join(folder), endings, &mut found);
     }
     found

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use crate::chat::exchange::{Delivery, Refusal, Request};
 use crate::chat::log::{LogAnswer, LogEvent, LogFailure};
 use crate::chat::operate::OrderReply;
-use crate::chat::{AudienceId, ConnKind, Consults, CoreConfig, Handled, Input, Output, Question, State};
+use crate::chat::{AudienceId, ConnKind, Consults, CoreConfig, Handled, Input, Note, Output, Question, State};
 use crate::clock::Time;
 use crate::ids::{ConnId, Epoch, Member, Seq, ShardId};
 use crate::limits::Limits;
@@ -39,10 +39,15 @@ pub(super) struct World {
     /// When pings were sent, in seconds.
     pub(super) pings: Vec<u64>,
     /// Who is to be identified: token, name, and whether it is known already.
-    pub(super) strangers: VecDeque<(Member, Option<Box<str>>, Option<Box<str>>, bool)>,
+    pub(super) strangers: VecDeque<Stranger>,
     /// What the application is asked.
     pub(super) questions: VecDeque<(Member, Question)>,
+    /// What the audit log is told.
+    pub(super) notes: Vec<Note>,
 }
+
+/// Who is to be identified: token, name, and whether it is known already.
+type Stranger = (Member, Option<Box<str>>, Option<Box<str>>, bool);
 
 /// What one client knows.
 #[derive(Default)]
@@ -110,6 +115,7 @@ impl World {
             answers: Vec::new(),
             pings: Vec::new(),
             strangers: VecDeque::new(),
+            notes: Vec::new(),
             questions: VecDeque::new(),
         }
     }
@@ -362,6 +368,7 @@ impl World {
                     self.strangers.push_back((member(conn), token, name, refresh));
                 }
                 Output::Consult { conn, question } => self.questions.push_back((member(conn), question)),
+                Output::Noted(note) => self.notes.push(*note),
                 Output::Unblocked { conn } => {
                     if let Some(client) = self.clients.get_mut(&member(conn)) {
                         assert!(client.blocked, "only who is blocked is unblocked");

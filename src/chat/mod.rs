@@ -55,7 +55,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::access::{Identity, Permissions};
-use crate::ids::{ConnId, RoomName, ShardId};
+use crate::ids::{ConnId, RoomName, ShardId, UserName};
 use crate::limits::Limits;
 use crate::message::close::{CloseReason, ErrorCode};
 use crate::message::command::{Command, Connect};
@@ -278,6 +278,8 @@ pub enum Output {
         /// What it is about to do.
         question: Question,
     },
+    /// Someone was put out, shut out or silenced, or is so no longer: for the audit log.
+    Noted(Box<Note>),
     /// A connection whose input was [`Handled::Blocked`] may try again.
     Unblocked {
         /// Which.
@@ -326,6 +328,29 @@ pub struct Consults {
     pub join: bool,
     /// Whether a message may be said ([`Question::Message`]).
     pub message: bool,
+}
+
+/// What was done to someone, told once, by the shard that decided it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// A ban, a mute or a revocation is in force, or was lifted.
+    Sanction(log::SanctionRecord),
+    /// A user was put out of a room.
+    Kick {
+        /// Which.
+        room: RoomName,
+        /// Who.
+        user: UserName,
+        /// By whom; `None` is an operator.
+        by: Option<UserName>,
+    },
+    /// All were put out of a room.
+    Close {
+        /// Which.
+        room: RoomName,
+        /// By whom; `None` is an operator.
+        by: Option<UserName>,
+    },
 }
 
 /// What a connection is about to do.

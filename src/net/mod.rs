@@ -8,6 +8,8 @@
 mod buffers;
 pub mod doorbell;
 mod event;
+#[cfg(test)]
+mod fake;
 pub mod probe;
 mod queues;
 mod recv;
@@ -17,6 +19,8 @@ mod slots;
 pub mod socket;
 pub mod table;
 mod tag;
+#[cfg(test)]
+mod tests;
 mod timers;
 
 pub use buffers::Buffer;

@@ -20,9 +20,6 @@ use crate::ids::ShardId;
 use crate::limits::MAILBOX_BATCHES_MAX;
 use crate::net::Doorbell;
 
-/// An operator's order, and the ticket of its answer.
-type Ticketed = (u64, Order);
-
 /// Envelopes that one shard gathered for another in one turn.
 #[derive(Debug)]
 pub(super) struct Batch<T> {
@@ -31,6 +28,9 @@ pub(super) struct Batch<T> {
     pub(super) sent_us: u64,
     pub(super) envelopes: Vec<T>,
 }
+
+/// An operator's order with the ticket for its answer.
+type Numbered = (u64, Order);
 
 /// The mailboxes of all shards. Made before the descriptor tables are split, so that every shard has every bell.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ struct Inbox {
     deliveries: Queue<Delivery>,
     requests: Queue<Request>,
     /// What operators want, with tickets; from the admin thread.
-    orders: (Sender<Ticketed>, Receiver<Ticketed>),
+    orders: (Sender<Numbered>, Receiver<Numbered>),
     /// What has changed in the configuration; from the main thread.
     settings: (Sender<Arc<Settings>>, Receiver<Arc<Settings>>),
     bell: Doorbell,
@@ -215,7 +215,7 @@ impl Mailbox {
     }
 
     /// The next order of an operator, and its ticket.
-    pub(super) fn next_order(&mut self) -> Option<Ticketed> {
+    pub(super) fn next_order(&mut self) -> Option<(u64, Order)> {
         self.inbox().orders.1.try_recv().ok()
     }
 

@@ -89,6 +89,7 @@ impl Hub {
                 self.identify(conn, token.as_deref(), name.as_deref(), refresh);
             }
             Output::Consult { conn, question } => self.consult(conn, question),
+            Output::Noted(note) => self.note(&note),
             Output::Unblocked { conn } => self.unblocked.push(conn),
             Output::Answered { ticket, outcome } => self.answer_operator(ticket, outcome),
         }

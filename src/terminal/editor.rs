@@ -38,11 +38,6 @@ pub enum Step {
 }
 
 impl Editor {
-    /// What is written.
-    pub fn text(&self) -> &str {
-        &self.text
-    }
-
     /// Puts text at the cursor: what a person typed or pasted. Line ends become spaces, for a message is sent by Enter alone.
     pub fn insert(&mut self, typed: &str) {
         for c in typed.chars() {
@@ -164,29 +159,29 @@ mod tests {
     fn the_cursor_moves_by_what_is_seen_as_one_letter() {
         let mut editor = with("a👩‍👩‍👧e\u{301}");
         editor.remove(Step::Back);
-        assert_eq!(editor.text(), "a👩‍👩‍👧");
+        assert_eq!(editor.text, "a👩‍👩‍👧");
         editor.go(Step::Back);
         editor.insert("b");
-        assert_eq!(editor.text(), "ab👩‍👩‍👧");
+        assert_eq!(editor.text, "ab👩‍👩‍👧");
         editor.remove(Step::Forward);
-        assert_eq!(editor.text(), "ab");
+        assert_eq!(editor.text, "ab");
         editor.go(Step::Start);
         editor.remove(Step::Back);
         editor.remove(Step::End);
-        assert_eq!(editor.text(), "");
+        assert_eq!(editor.text, "");
     }
 
     #[test]
     fn words_are_walked_over_and_removed() {
         let mut editor = with("one two, three");
         editor.remove(Step::WordBack);
-        assert_eq!(editor.text(), "one two, ");
+        assert_eq!(editor.text, "one two, ");
         editor.go(Step::WordBack);
         editor.insert("X");
-        assert_eq!(editor.text(), "one Xtwo, ");
+        assert_eq!(editor.text, "one Xtwo, ");
         editor.go(Step::Start);
         editor.remove(Step::WordForward);
-        assert_eq!(editor.text(), " Xtwo, ");
+        assert_eq!(editor.text, " Xtwo, ");
     }
 
     #[test]
@@ -197,22 +192,22 @@ mod tests {
         editor.take();
         editor.insert("begun");
         editor.earlier();
-        assert_eq!(editor.text(), "second");
+        assert_eq!(editor.text, "second");
         editor.earlier();
         editor.earlier();
-        assert_eq!(editor.text(), "first");
+        assert_eq!(editor.text, "first");
         editor.later();
-        assert_eq!(editor.text(), "second");
+        assert_eq!(editor.text, "second");
         editor.later();
-        assert_eq!(editor.text(), "begun");
+        assert_eq!(editor.text, "begun");
         editor.later();
-        assert_eq!(editor.text(), "begun");
+        assert_eq!(editor.text, "begun");
     }
 
     #[test]
     fn what_is_pasted_stays_one_line_of_bounded_length() {
-        assert_eq!(with("a\nb\x1b[31m").text(), "a b[31m");
-        assert_eq!(with(&"é".repeat(LINE_BYTES_MAX)).text().len(), LINE_BYTES_MAX);
+        assert_eq!(with("a\nb\x1b[31m").text, "a b[31m");
+        assert_eq!(with(&"é".repeat(LINE_BYTES_MAX)).text.len(), LINE_BYTES_MAX);
     }
 
     #[test]

@@ -417,7 +417,8 @@ impl Session {
 }
 
 fn because(event: &Event) -> String {
-    event.reason.as_deref().map_or(String::new(), |reason| format!(" ({reason})"))
+    let by = event.by.as_deref().map_or(String::new(), |by| format!(" by {by}"));
+    event.reason.as_deref().map_or(String::new(), |reason| format!(" ({reason}{by})"))
 }
 
 /// "1 person", "2 people".

@@ -254,8 +254,8 @@ fn a_refused_room_gives_up_what_was_for_it() {
     talk.session.join("lobby");
     talk.drain();
     talk.join_ok(json!({}));
-    talk.event(&json!({"type": "kicked", "room": "lobby", "reason": "banned"}));
-    assert!(matches!(&talk.session.rooms()[0].membership, Membership::Out(why) if why.contains("banned")));
+    talk.event(&json!({"type": "kicked", "room": "lobby", "reason": "banned", "by": "bob"}));
+    assert!(matches!(&talk.session.rooms()[0].membership, Membership::Out(why) if why.contains("banned by bob")));
 }
 
 #[test]

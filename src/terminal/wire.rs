@@ -33,6 +33,7 @@ pub struct Event {
     pub from: Option<u64>,
     pub to: Option<u64>,
     pub reason: Option<String>,
+    pub by: Option<String>,
     pub retry_after_ms: Option<u64>,
     pub code: Option<String>,
     pub message: Option<String>,
