@@ -310,6 +310,11 @@ impl Session {
             && self.rooms.iter().all(is_settled)
     }
 
+    /// Whether something of the past is still to come.
+    pub fn is_replaying(&self) -> bool {
+        self.rooms.iter().any(|room| room.replays_to.is_some())
+    }
+
     /// A key that no other message of ours has.
     pub(super) fn fresh_key(&mut self) -> String {
         let key = format!("{}{}", self.key_prefix(), self.next_key);
@@ -444,6 +449,7 @@ impl Session {
             if matches!(room.membership, Membership::In | Membership::Joining) {
                 room.membership = Membership::Wanted;
             }
+            room.replays_to = None;
             if room.older == Older::Loading {
                 room.older = Older::More;
             }
