@@ -4,6 +4,7 @@
 //! both states agree after each step, one step leads to a bounded number of outputs, and what waits is bounded by how
 //! many clients there are.
 
+mod script;
 mod store;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -23,21 +24,19 @@ use hubbub::message::close::{CloseReason, ErrorCode};
 use hubbub::message::command::Connect;
 use hubbub::message::event::{Event, Reply, Role};
 use hubbub::policy::{HistoryMode, Pattern, RoomPolicies, RoomPolicy};
+use script::Script;
 use store::Store;
 
 /// Runs one input.
 pub fn run(data: &[u8]) {
-    let mut script = Script(data);
+    let mut script = Script::new(data);
     let mut world = World::new(script.byte());
-    while !script.0.is_empty() {
+    while !script.is_over() {
         world.step(&mut script);
         world.check();
     }
     world.end();
 }
-
-/// What is left of the input; after its end all bytes are 0.
-struct Script<'a>(&'a [u8]);
 
 struct World {
     states: Vec<State>,
@@ -111,7 +110,7 @@ impl World {
         let shard = u16::from(script.byte()) % SHARDS;
         match script.byte() % 24 {
             0 | 1 => self.open(shard, script),
-            2..=9 => self.talk(script, |script, world| script.command(world)),
+            2..=9 => self.talk(script, |script, world| Said::Text(script.command(&world.sessions, &world.epochs))),
             10 | 11 => self.talk(script, |script, _| Said::Text(script.text().to_vec())),
             12 => self.talk(script, |script, _| Said::Url(script.room().to_owned())),
             13 => self.close(script),
@@ -417,89 +416,6 @@ impl World {
     }
 }
 
-impl Script<'_> {
-    fn byte(&mut self) -> u8 {
-        let Some((first, rest)) = self.0.split_first() else { return 0 };
-        self.0 = rest;
-        *first
-    }
-
-    /// Up to 255 bytes as they are.
-    fn text(&mut self) -> &[u8] {
-        let len = usize::from(self.byte()).min(self.0.len());
-        let (text, rest) = self.0.split_at(len);
-        self.0 = rest;
-        text
-    }
-
-    fn room(&mut self) -> &'static str {
-        ROOMS[usize::from(self.byte()) % ROOMS.len()]
-    }
-
-    fn user(&mut self) -> &'static str {
-        USERS[usize::from(self.byte()) % USERS.len()]
-    }
-
-    /// A command that is nearly right: what it names exists, as often as not.
-    fn command(&mut self, world: &World) -> Said {
-        let (kind, fields) = (self.byte(), self.byte());
-        let mut text = String::from("{");
-        if fields & 1 == 0 {
-            text += &format!("\"id\":{},", self.byte());
-        }
-        let (room, user, seq) = (self.room(), self.user(), self.byte() % 16);
-        let flag = |bit: u8, field: &'static str| if fields & 1 << bit == 0 { "" } else { field };
-        let remembered = |list: &VecDeque<String>| list.get(usize::from(seq) % list.len().max(1)).cloned();
-        let epoch = remembered(&world.epochs).unwrap_or_default();
-        let since = format!(",\"since\":{{\"epoch\":\"{epoch}\",\"seq\":{seq}}}");
-        let join = [
-            flag(1, ",\"presence\":true"),
-            flag(2, ",\"ack\":true"),
-            flag(3, ",\"tags\":[\"a\"]"),
-            flag(4, ",\"history\":3"),
-            if fields & 32 == 0 { "" } else { &since },
-        ];
-        let join = join.concat();
-        text += &match kind % 20 {
-            0 | 1 => format!("\"type\":\"join\",\"room\":\"{room}\"{join}"),
-            2 => format!("\"type\":\"leave\",\"room\":\"{room}\""),
-            3 => format!("\"type\":\"switch\",\"from\":\"{room}\",\"to\":\"{}\"{join}", self.room()),
-            4..=6 => {
-                let extras = [
-                    flag(1, ",\"receipt\":true"),
-                    flag(2, ",\"echo\":false"),
-                    flag(3, ",\"tag\":\"a\""),
-                    flag(4, ",\"key\":\"k\""),
-                ];
-                format!("\"type\":\"message\",\"room\":\"{room}\",\"content\":{seq}{}", extras.concat())
-            }
-            7 => format!("\"type\":\"signal\",\"room\":\"{room}\",\"content\":[]"),
-            8 => format!("\"type\":\"delete\",\"room\":\"{room}\",\"seq\":{seq}"),
-            9 => format!("\"type\":\"direct\",\"to\":\"{user}\",\"content\":{{}}{}", flag(1, ",\"key\":\"k\"")),
-            10 => format!("\"type\":\"ack\",\"room\":\"{room}\",\"seq\":{seq}"),
-            11 => format!("\"type\":\"read\",\"room\":\"{room}\",\"seq\":{seq}"),
-            12 => format!("\"type\":\"history\",\"room\":\"{room}\",\"before\":{seq}{}", flag(1, ",\"limit\":2")),
-            13 => format!("\"type\":\"presence\",\"room\":\"{room}\",\"after\":\"{user}\",\"limit\":1"),
-            14 => "\"type\":\"rooms\",\"limit\":1".to_owned(),
-            15 => {
-                let session = remembered(&world.sessions).unwrap_or_default();
-                let rooms = format!("{{\"{room}\":{{\"epoch\":\"{epoch}\",\"seq\":{seq}}}}}");
-                let resume = format!(",\"resume\":{{\"session\":\"{session}\",\"rooms\":{rooms}}}");
-                format!("\"type\":\"connect\",\"name\":\"{user}\"{}", if fields & 2 == 0 { "" } else { &resume })
-            }
-            16 => format!("\"type\":\"connect\",\"token\":\"t{seq}\""),
-            17 => {
-                let word = ["kick", "ban", "mute", "unban", "unmute", "close"][usize::from(fields >> 1) % 6];
-                format!("\"type\":\"{word}\",\"room\":\"{room}\",\"user\":\"{user}\"{}", flag(3, ",\"for_ms\":500"))
-            }
-            18 => "\"type\":\"ping\"".to_owned(),
-            _ => "\"type\":\"pong\"".to_owned(),
-        };
-        text.push('}');
-        Said::Text(text.into_bytes())
-    }
-}
-
 /// Short enough for a script to meet them.
 fn limits(tight: bool) -> Limits {
     let limits = Limits { ack_attempts_max: 2, session_ttl: Duration::from_secs(20), ..Limits::default() };
@@ -538,8 +454,6 @@ fn encode(event: &Event) {
 }
 
 const SHARDS: u16 = 2;
-const ROOMS: &[&str] = &["a", "b", "durable", "d2", "other", "@x", ""];
-const USERS: &[&str] = &["ada", "bob", "cyd"];
 const CLIENTS_MAX: usize = 12;
 const DEADLINES_MAX: usize = 200;
 const OUTPUTS_MAX: usize = 100_000;

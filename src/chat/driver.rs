@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::chat::exchange::{Delivery, Request};
+use crate::chat::exchange::{Delivery, Refusal, Request};
 use crate::chat::log::{LogAnswer, LogEvent, LogFailure};
+use crate::chat::operate::OrderReply;
 use crate::chat::{AudienceId, ConnKind, Consults, CoreConfig, Handled, Input, Note, Output, Question, State};
 use crate::clock::Time;
 use crate::ids::{ConnId, Epoch, Member, Seq, ShardId};
@@ -33,6 +34,8 @@ pub(super) struct World {
     pub(super) reads_replays: bool,
     /// Whether clients answer every ping at once.
     pub(super) answers_pings: bool,
+    /// What operators were answered.
+    pub(super) answers: Vec<(u64, Result<OrderReply, Refusal>)>,
     /// When pings were sent, in seconds.
     pub(super) pings: Vec<u64>,
     /// Who is to be identified: token, name, and whether it is known already.
@@ -109,6 +112,7 @@ impl World {
             next_slot: vec![0; usize::from(shards)],
             reads_replays: true,
             answers_pings: false,
+            answers: Vec::new(),
             pings: Vec::new(),
             strangers: VecDeque::new(),
             notes: Vec::new(),
@@ -359,6 +363,7 @@ impl World {
                         client.closed = Some(reason);
                     }
                 }
+                Output::Answered { ticket, outcome } => self.answers.push((ticket, outcome)),
                 Output::Identify { conn, token, name, refresh } => {
                     self.strangers.push_back((member(conn), token, name, refresh));
                 }

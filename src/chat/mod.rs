@@ -28,6 +28,7 @@ mod keys;
 mod lifecycle;
 pub mod log;
 mod moderation;
+pub mod operate;
 pub mod outbox;
 mod owner;
 pub mod placement;
@@ -152,12 +153,12 @@ pub enum Input<'a> {
     },
     /// The store says something; always taken, in the order it was said.
     Log(log::LogEvent),
-    /// An operator wants something done with dead letters of a room that this shard owns.
-    Letters {
-        /// Which room.
-        room: RoomName,
+    /// An operator wants something; only given while [`State::takes_requests`]. Answered by [`Output::Answered`].
+    Order {
+        /// Comes back with the answer.
+        ticket: u64,
         /// What.
-        order: log::LetterOrder,
+        order: operate::Order,
     },
     /// Answers [`Output::Identify`], exactly once unless the connection was closed meanwhile.
     Identified {
@@ -283,6 +284,13 @@ pub enum Output {
     Unblocked {
         /// Which.
         conn: ConnId,
+    },
+    /// An operator's order is carried out, or refused.
+    Answered {
+        /// As it was given.
+        ticket: u64,
+        /// What came of it.
+        outcome: Result<operate::OrderReply, exchange::Refusal>,
     },
 }
 

@@ -10,6 +10,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 pub use token::{MintRequest, TokenAction};
 
 use crate::config::Config;
+use crate::config::admin_args::{self, AdminCall};
 use crate::config::settings::{self, Setting, Shape};
 use crate::terminal;
 
@@ -38,6 +39,8 @@ pub enum Subcommand {
     Doctor,
     /// Do something to the store of a server that does not run.
     Store(StoreAction),
+    /// Ask a running server something, or have it do something.
+    Admin(AdminCall),
     /// Talk from this terminal.
     Chat(terminal::Options),
     /// Make keys and tokens, or check tokens.
@@ -93,6 +96,7 @@ pub fn parse_arguments(arguments: impl IntoIterator<Item = OsString>) -> Result<
             Some((name, inner)) => (Subcommand::Store(store_action(name, inner)), inner),
             None => unreachable!("clap asks for one"),
         },
+        Some(("admin", inner)) => (Subcommand::Admin(admin_args::call(inner)), inner),
         Some(("chat", _)) => {
             let said = "chat comes first: hubbub chat [URL], see hubbub chat --help";
             return Err(command().error(clap::error::ErrorKind::ArgumentConflict, said));
@@ -147,6 +151,7 @@ fn command() -> Command {
         .subcommand(Command::new("check-config").about("Check the configuration and end").arg(explain))
         .subcommand(Command::new("doctor").about("Check kernel and machine, and say what to mend"))
         .subcommand(store_command())
+        .subcommand(admin_args::command())
         .subcommand(Command::new("chat").about("Talk from this terminal, or from a script"))
         .subcommand(token::command())
 }
@@ -283,6 +288,7 @@ mod tests {
             "check-config",
             "doctor",
             "store",
+            "admin",
             "token",
             "--tcp-listen",
             "--limits-history-size",

@@ -10,21 +10,26 @@
 //! not use.
 #![expect(unsafe_code, reason = "it stands for the kernel, which goes by addresses")]
 
+mod chance;
+mod memory;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU16, Ordering};
 
-use io_uring::types::BufRingEntry;
 use io_uring::{cqueue, opcode, squeue};
 use libc::{EAGAIN, EBUSY, ECANCELED, ECONNREFUSED, EINTR, EMFILE, ENOBUFS, ENOENT, EPIPE, ETIME};
 use rustix::event::{PollFd, PollFlags};
 
+use memory::{Fields, Provided};
+
 use super::buffers::GROUP;
 use super::queues::Kernel;
+
+pub(super) use chance::Chance;
 
 /// One ring's view of the machine.
 #[derive(Debug)]
@@ -51,10 +56,6 @@ pub(super) struct Machine {
     buffers: Option<Provided>,
 }
 
-/// Numbers from a seed (SplitMix64).
-#[derive(Debug)]
-pub(super) struct Chance(pub(super) u64);
-
 /// The far end of a socket.
 #[derive(Debug)]
 struct Peer {
@@ -67,13 +68,6 @@ struct Peer {
     reads: bool,
     /// It says no more: 0, or the error that it leaves.
     end: Option<i32>,
-}
-
-#[derive(Debug)]
-struct Provided {
-    entries: NonNull<BufRingEntry>,
-    count: u16,
-    head: u16,
 }
 
 /// Something the kernel is at.
@@ -97,9 +91,6 @@ enum What {
     Send { peer: usize, done: usize },
 }
 
-/// The fields of an entry that these operations use (`struct io_uring_sqe`).
-struct Fields([u8; 64]);
-
 impl Fake {
     pub(super) fn new(seed: u64) -> (Self, Rc<RefCell<Machine>>) {
         let machine = Machine {
@@ -120,7 +111,7 @@ impl Fake {
 
 impl Kernel for Fake {
     unsafe fn provide_buffers(&mut self, entries: NonNull<u8>, count: u16) -> io::Result<()> {
-        self.machine.borrow_mut().buffers = Some(Provided { entries: entries.cast(), count, head: 0 });
+        self.machine.borrow_mut().buffers = Some(Provided::new(entries, count));
         Ok(())
     }
 
@@ -265,7 +256,7 @@ impl Machine {
             opcode::AsyncCancel::CODE => return self.cancel(&fields),
             other => panic!("operation {other} is not a ring's"),
         };
-        let request = Request { what, data: fields.data(), cancelled: false, memory: fields.memory(what) };
+        let request = Request { what, data: fields.data(), cancelled: false, memory: fields.memory() };
         if let What::Send { peer, .. } = what
             && fields.operation_flags() & libc::MSG_DONTWAIT as u32 != 0
         {
@@ -456,27 +447,6 @@ impl Machine {
     }
 }
 
-impl Provided {
-    fn published(&self) -> impl Iterator<Item = &BufRingEntry> {
-        // SAFETY: the entries live as long as the ring, which shares the tail in the first of them.
-        let tail = unsafe { (*BufRingEntry::tail(self.entries.as_ptr()).cast::<AtomicU16>()).load(Ordering::Acquire) };
-        let waiting = tail.wrapping_sub(self.head);
-        assert!(waiting <= self.count, "more buffers are published than there are");
-        // SAFETY: the index is below the number of entries.
-        (0..waiting).map(|n| unsafe { self.entries.add(self.index(n)).as_ref() })
-    }
-
-    fn take(&mut self) -> Option<(u16, NonNull<u8>, u32)> {
-        let (id, address, len) = self.published().next().map(|entry| (entry.bid(), entry.addr(), entry.len()))?;
-        self.head = self.head.wrapping_add(1);
-        Some((id, NonNull::new(address as *mut u8).unwrap(), len))
-    }
-
-    fn index(&self, n: u16) -> usize {
-        usize::from(self.head.wrapping_add(n) & (self.count - 1))
-    }
-}
-
 impl Peer {
     /// Whether the ring has shut its end down in both directions, or closed it.
     fn is_shut(&self) -> bool {
@@ -501,89 +471,6 @@ impl Request {
     fn memory(&self) -> &[u8] {
         // SAFETY: the ring promised that it stays there until the last completion. AddressSanitizer tells otherwise.
         unsafe { std::slice::from_raw_parts(self.memory.0.as_ptr(), self.memory.1.len()) }
-    }
-}
-
-impl Fields {
-    fn of(entry: &squeue::Entry) -> Self {
-        // SAFETY: an entry is 64 bytes without padding, all of them set.
-        Self(unsafe { std::mem::transmute::<squeue::Entry, [u8; 64]>(entry.clone()) })
-    }
-
-    fn opcode(&self) -> u8 {
-        self.0[0]
-    }
-
-    fn flags(&self) -> u8 {
-        self.0[1]
-    }
-
-    fn fd(&self) -> RawFd {
-        self.word(4) as RawFd
-    }
-
-    /// Of a connect: how long its address is.
-    fn offset(&self) -> u64 {
-        self.long(8)
-    }
-
-    fn address(&self) -> u64 {
-        self.long(16)
-    }
-
-    fn len(&self) -> u32 {
-        self.word(24)
-    }
-
-    fn operation_flags(&self) -> u32 {
-        self.word(28)
-    }
-
-    fn data(&self) -> u64 {
-        self.long(32)
-    }
-
-    fn group(&self) -> u16 {
-        u16::from_le_bytes([self.0[40], self.0[41]])
-    }
-
-    /// What the entry points to.
-    fn memory(&self, what: What) -> (NonNull<u8>, Vec<u8>) {
-        let len = match what {
-            What::Send { .. } => self.len() as usize,
-            What::Connect { .. } => self.offset() as usize,
-            What::Timeout => size_of::<io_uring::types::Timespec>(),
-            What::Accept | What::Watch | What::Doorbell | What::Receive { .. } => 0,
-        };
-        let start = NonNull::new(self.address() as *mut u8).unwrap_or(NonNull::dangling());
-        // SAFETY: the ring promised that it is there.
-        (start, unsafe { std::slice::from_raw_parts(start.as_ptr(), len) }.to_vec())
-    }
-
-    fn word(&self, at: usize) -> u32 {
-        u32::from_le_bytes(self.0[at..at + 4].try_into().unwrap())
-    }
-
-    fn long(&self, at: usize) -> u64 {
-        u64::from_le_bytes(self.0[at..at + 8].try_into().unwrap())
-    }
-}
-
-impl Chance {
-    pub(super) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
-    }
-
-    /// Below `n`, which is not 0.
-    pub(super) fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-
-    pub(super) fn one_in(&mut self, n: usize) -> bool {
-        self.below(n) == 0
     }
 }
 

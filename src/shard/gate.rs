@@ -173,7 +173,7 @@ impl Hub {
 
     /// A connection begins with a PROXY header.
     pub(super) fn await_proxy_header(&mut self, id: ConnId, port: Port) {
-        self.insert(Connection::new(id, Transport::Proxied { port, header: Vec::new() }));
+        self.insert(Connection::new(id, Transport::Proxied { port, header: Vec::new() }, self.now));
         self.set_alarm(id, Alarm::Handshake, self.limits.handshake_timeout.as_millis() as u64);
     }
 

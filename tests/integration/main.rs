@@ -6,6 +6,11 @@
 mod abuse;
 mod acks;
 mod admin;
+mod api;
+mod api_moderation;
+mod api_people;
+mod api_server;
+mod api_speech;
 mod backup;
 mod chat;
 mod config;

@@ -90,7 +90,8 @@ impl Outsider {
         let room = env.rng.below(env.plan.rooms.len());
         let name = || Cow::Owned(env.plan.rooms[room].as_str().to_owned());
         if user == "warden" {
-            return self.rule(room, env);
+            // One order after the other, so that most of them are answered before anything happens to the server.
+            return if self.orders.is_empty() { self.rule(room, env) } else { Vec::new() };
         }
         let body = match env.rng.below(10) {
             0..4 => CommandBody::Join(Join { room: name(), history: 20, presence: true, ..Join::default() }),
@@ -115,6 +116,10 @@ impl Outsider {
             let user = Cow::Borrowed(user);
             let kick = CommandBody::Moderate { room: name, user, measure: Measure::Kick, for_ms: None };
             return vec![join, self.command(kick)];
+        }
+        if env.restraints.held.contains_key(&against) && env.rng.chance(3, 4) {
+            let message = self.message(room, env);
+            return vec![join, self.command(message)];
         }
         let lifts = env.restraints.held.contains_key(&against) && env.rng.chance(1, 2);
         let for_ms = env.rng.chance(1, 3).then(|| env.rng.range(2_000, 60_000));
@@ -144,6 +149,14 @@ impl Outsider {
             Event::Ok { id: Some(id), .. } | Event::Error { id: Some(id), .. } => (*id, None),
             _ => return,
         };
+        if let (Event::Error { .. }, Some(order)) = (event, self.orders.get_mut(&(id - 1))) {
+            // The message behind the order was refused: nothing tells from where on the order holds.
+            (order.imposes, order.head) = (false, Some(0));
+            if order.done {
+                self.orders.remove(&(id - 1));
+            }
+            return;
+        }
         // The join before has an id that is nobody's order.
         let Some(order) = self.orders.get_mut(&id) else { return };
         match (event, head) {
@@ -184,6 +197,11 @@ impl Outsider {
 }
 
 impl Restraints {
+    /// The server has started again: what it had not answered it will not do any more.
+    pub fn restarted(&mut self) {
+        self.unsure.clear();
+    }
+
     fn answered(&mut self, against: Against) {
         if let Some(count) = self.unsure.get_mut(&against) {
             *count -= 1;

@@ -205,6 +205,17 @@ impl Plan {
             self.store.kept = self.rooms.clone();
             self.stops = vec![(self.steps / 3, true), (2 * self.steps / 3, true)];
         }
+        if fault == FaultKind::ForgetSanction {
+            self.guarded = true;
+            self.clients = 2;
+            self.rooms.truncate(1);
+            self.keeps.truncate(1);
+            // Long enough for many bans, and for whoever is banned to come back after each restart.
+            self.steps = 4_000;
+            self.stops = (1..10).map(|n| (n * 400, n % 2 == 0)).collect();
+            self.store.ill = false;
+            self.store.unreadable = 0;
+        }
         if fault == FaultKind::DropGap {
             self.outbox.policy = SlowConsumerPolicy::Skip;
             self.slow_of_eight = 4;

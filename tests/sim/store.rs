@@ -115,6 +115,10 @@ impl Store {
                 let forgets = fault.as_ref().is_some_and(|fault| fault.goes_on(FaultKind::ForgetAck));
                 seq.0 == 0 || !(forgets || !gives_up && commit(fault, FaultKind::ForgetAck))
             }
+            LogWrite::Sanction(record) => {
+                let forgets = fault.as_ref().is_some_and(|fault| fault.goes_on(FaultKind::ForgetSanction));
+                record.lifted || !(forgets || commit(fault, FaultKind::ForgetSanction))
+            }
             LogWrite::AddLetter(letter) => letter.replay || !commit(fault, FaultKind::ForgetLetter),
             _ => true,
         });

@@ -338,6 +338,8 @@ impl World {
     /// Stops the clients' doings and lets every deadline pass that could change anything.
     fn come_to_rest(&mut self) {
         self.env.store.calm(self.env.now.us);
+        // What the store says of that is said now, also when nothing else is left to happen.
+        self.env.pass(0);
         for client in 0..self.clients.len() {
             if matches!(self.clients[client].session, Session::Outsider(_)) {
                 self.abort(client);

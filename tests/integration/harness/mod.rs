@@ -3,6 +3,7 @@
 //! Nothing here sleeps to let something happen: a test waits for what it wants to see, with a deadline, and shows that
 //! something does not happen by a fence, an answer that could only come after it.
 
+mod api;
 mod client;
 mod data;
 mod http;
@@ -16,6 +17,7 @@ mod tokens;
 mod wait;
 mod websocket;
 
+pub use api::{Api, KEY, READING_KEY, keys_file};
 pub use client::{Client, Event};
 pub use data::DataDir;
 pub use http::{http, http_raw, upgrade_head};
