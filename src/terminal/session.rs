@@ -300,11 +300,6 @@ impl Session {
             && self.rooms.iter().all(is_settled)
     }
 
-    /// Whether something of the past is still to come.
-    pub fn is_replaying(&self) -> bool {
-        self.rooms.iter().any(|room| room.replays_to.is_some())
-    }
-
     /// A key that no other message of ours has.
     pub(super) fn fresh_key(&mut self) -> String {
         let key = format!("{}{}", self.key_prefix(), self.next_key);
@@ -439,7 +434,6 @@ impl Session {
             if matches!(room.membership, Membership::In | Membership::Joining) {
                 room.membership = Membership::Wanted;
             }
-            room.replays_to = None;
             if room.older == Older::Loading {
                 room.older = Older::More;
             }
@@ -487,6 +481,7 @@ impl Session {
     }
 }
 
+/// Longest time that a server may name.
 const RETRY_AFTER_MS_MAX: u64 = 5 * 60 * 1_000;
 /// A connection that lasted this long was a good one: the next attempt begins without a history of failures.
 const STABLE_MS: u64 = 5_000;
