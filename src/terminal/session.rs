@@ -52,7 +52,7 @@ pub enum Output {
     Status(String),
     /// A person should know this; of one room, or of all.
     Told { room: Option<String>, text: String },
-    /// That room cannot be entered.
+    /// That room cannot be entered, or that cannot be done.
     Refused(String),
     /// A message was given up: which, and why.
     Unsent(String),
@@ -481,7 +481,7 @@ impl Session {
     }
 }
 
-/// Anywhere between now and a bound that doubles with each attempt.
+/// Longest time that a server may name.
 const RETRY_AFTER_MS_MAX: u64 = 5 * 60 * 1_000;
 /// A connection that lasted this long was a good one: the next attempt begins without a history of failures.
 const STABLE_MS: u64 = 5_000;
