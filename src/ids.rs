@@ -32,13 +32,32 @@ pub struct ConnId {
     pub generation: u32,
 }
 
-/// A connection of any shard.
+/// A connection of any shard. Written `s`, the shard, the slot and the generation, with `-` between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Member {
     /// The shard that owns the connection.
     pub shard: ShardId,
     /// The connection there.
     pub conn: ConnId,
+}
+
+impl fmt::Display for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "s{}-{}-{}", self.shard.0, self.conn.slot, self.conn.generation)
+    }
+}
+
+impl FromStr for Member {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let mut numbers = text.strip_prefix('s').ok_or(NameError::Connection)?.splitn(3, '-');
+        let mut next = || numbers.next().ok_or(NameError::Connection);
+        let (shard, slot, generation) = (next()?, next()?, next()?);
+        let number = |text: &str| text.parse::<u32>().map_err(|_| NameError::Connection);
+        let shard = shard.parse().map(ShardId).map_err(|_| NameError::Connection)?;
+        Ok(Self { shard, conn: ConnId { slot: number(slot)?, generation: number(generation)? } })
+    }
 }
 
 /// Position of a message in its room's log; the first is 1.
@@ -245,6 +264,9 @@ pub enum NameError {
     /// Not 32 hexadecimal digits.
     #[error("a session is 32 hexadecimal digits")]
     Session,
+    /// Not what `welcome` calls a connection.
+    #[error("a connection is written as in `welcome`, such as s0-12-3")]
+    Connection,
 }
 
 fn check_name(text: &str, bytes_max: usize) -> Result<(), NameError> {
@@ -292,6 +314,16 @@ mod tests {
         let relay = RoomName::new(Namespace::Relay, "lobby").unwrap();
         assert_ne!(lobby.placement_hash(), relay.placement_hash());
         assert_ne!(lobby, relay);
+    }
+
+    #[test]
+    fn a_connection_reads_back_what_it_writes() {
+        let member = Member { shard: ShardId(3), conn: ConnId { slot: 12, generation: 7 } };
+        assert_eq!(member.to_string(), "s3-12-7");
+        assert_eq!("s3-12-7".parse(), Ok(member));
+        for wrong in ["", "3-12-7", "s3-12", "s3-12-7-1", "s70000-1-1", "s1--1"] {
+            assert_eq!(wrong.parse::<Member>(), Err(NameError::Connection), "{wrong}");
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod hooks;
 pub mod net;
 pub mod store;
 pub mod telemetry;
+pub mod terminal;
 pub mod tls;
 pub mod token;
 pub mod web;

@@ -5,13 +5,15 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use hubbub::admin::AdminKey;
+use hubbub::admin::AdminKeys;
+use hubbub::admin::client::{self, ClientError};
 use hubbub::config::layout::{Layout, Machine};
-use hubbub::config::{Config, ConfigError, Invocation, Loaded, StoreAction, Subcommand, TokenAction};
+use hubbub::config::{AdminCall, Config, ConfigError, Invocation, Loaded, StoreAction, Subcommand, TokenAction};
 use hubbub::doctor::{self, Verdict};
 use hubbub::shard::{self, ServeError, Surroundings};
 use hubbub::store::offline::{self, Epochs, OfflineError};
 use hubbub::telemetry::log;
+use hubbub::terminal;
 use hubbub::tls::TlsConfigs;
 use hubbub::token::{self, cli};
 
@@ -27,6 +29,9 @@ fn main() -> ExitCode {
 }
 
 fn run(invocation: &Invocation) -> Result<ExitCode, ConfigError> {
+    if let Subcommand::Chat(options) = &invocation.subcommand {
+        return Ok(terminal::run(options));
+    }
     let loaded = hubbub::config::load(invocation, std::env::vars_os())?;
     for warning in &loaded.warnings {
         complain(&format!("warning: {warning}"));
@@ -36,6 +41,8 @@ fn run(invocation: &Invocation) -> Result<ExitCode, ConfigError> {
         Subcommand::CheckConfig { explain } => check_config(&loaded, *explain),
         Subcommand::Doctor => Ok(examine(&loaded)),
         Subcommand::Store(action) => Ok(tend_store(&loaded.config, action)),
+        Subcommand::Admin(call) => Ok(operate(&loaded.config, call)),
+        Subcommand::Chat(_) => unreachable!("it needs no configuration and has run"),
         Subcommand::Token(action) => Ok(work_on_tokens(&loaded.config, action)),
     }
 }
@@ -51,7 +58,7 @@ fn serve(invocation: &Invocation, loaded: &Loaded) -> Result<ExitCode, ConfigErr
     };
     let invocation = invocation.clone();
     let read = Box::new(move || hubbub::config::load(&invocation, std::env::vars_os()));
-    match shard::serve(config, Surroundings { read, log: log.control.clone() }) {
+    match shard::serve(loaded, Surroundings { read, log: log.control.clone() }) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(ServeError::Config(problem)) => Err(loaded.blame(problem)),
         Err(error) => {
@@ -79,6 +86,16 @@ fn examine(loaded: &Loaded) -> ExitCode {
     let checks = doctor::examine(&doctor::facts(), &loaded.config);
     print!("{}", doctor::report(&checks));
     if checks.iter().any(|check| check.verdict == Verdict::Fatal) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn operate(config: &Config, call: &AdminCall) -> ExitCode {
+    match client::run(config, call) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            if matches!(error, ClientError::Unusable(_)) { ExitCode::from(UNUSABLE) } else { ExitCode::FAILURE }
+        }
+    }
 }
 
 fn work_on_tokens(config: &Config, action: &TokenAction) -> ExitCode {
@@ -140,8 +157,8 @@ fn authorization(address: &str, key_file: Option<&Path>) -> Result<Vec<u8>, Offl
         let what = "it wants the admin key: name its file with --admin-key-file".to_owned();
         return Err(OfflineError::Server { address: address.to_owned(), what });
     };
-    let key = AdminKey::read(path).map_err(|source| OfflineError::Io { what: path.display().to_string(), source })?;
-    Ok(key.header())
+    let keys = AdminKeys::read(path).map_err(|source| OfflineError::Io { what: path.display().to_string(), source })?;
+    Ok(keys.header())
 }
 
 #[expect(clippy::print_stderr, reason = "before there is a log, and after it")]

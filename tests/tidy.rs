@@ -13,7 +13,7 @@ use hubbub::telemetry::render::Renderer;
 const LAYERS: [&[&str]; 4] = [
     &["access", "ids", "limits", "clock", "message", "policy"],
     &["chat", "codec"],
-    &["config", "hooks", "net", "store", "telemetry", "tls", "token", "web"],
+    &["config", "hooks", "net", "store", "telemetry", "terminal", "tls", "token", "web"],
     &["admin", "doctor", "shard"],
 ];
 /// Sights within a layer.
@@ -26,6 +26,7 @@ const ALSO: &[(&str, &str)] = &[
     ("access", "policy"),
     ("config", "hooks"),
     ("config", "telemetry"),
+    ("config", "terminal"),
     ("hooks", "telemetry"),
     ("store", "telemetry"),
     ("token", "config"),
@@ -99,7 +100,9 @@ impl Source {
 
     /// Whether the file holds nothing but tests.
     fn is_test(&self) -> bool {
-        self.path.starts_with("tests") || self.path.file_stem().is_some_and(|stem| stem == "tests")
+        let is_of_tests =
+            |part: std::path::Component<'_>| ["tests", "fuzz"].iter().any(|name| part.as_os_str() == *name);
+        self.path.components().any(is_of_tests) || self.path.file_stem().is_some_and(|stem| stem == "tests")
     }
 }
 
@@ -110,7 +113,7 @@ fn root() -> &'static Path {
 /// Every file of ours with one of these endings.
 fn sources(endings: &[&str]) -> Vec<Source> {
     let mut found = Vec::new();
-    for folder in ["src", "tests", "loadgen", "benches", "fuzz/fuzz_targets", "perf", "scripts"] {
+    for folder in ["src", "tests", "loadgen", "benches", "fuzz/fuzz_targets", "fuzz/src", "perf", "scripts"] {
         collect(&root().join(folder), endings, &mut found);
     }
     found

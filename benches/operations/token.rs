@@ -15,7 +15,7 @@ use super::{Operation, Work, fold_bytes};
 const NOW_UNIX_MS: u64 = 1_800_000_000_000;
 
 pub(super) fn operations() -> Vec<Operation> {
-    let mut operations = Algorithm::ALL.map(verify).to_vec();
+    let mut operations = Vec::from(Algorithm::ALL.map(verify));
     operations.extend([cached(), refused()]);
     operations
 }

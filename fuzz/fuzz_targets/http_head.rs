@@ -1,48 +1,5 @@
-//! The first byte picks how much more comes at a time. Each prefix must answer as the whole, or ask for more.
+//! Hands what the fuzzer makes up to `http_head` in `fuzz/src`.
 
 #![no_main]
 
-use hubbub::codec::http;
-use hubbub::codec::websocket::handshake::{self, SUBPROTOCOL_JSON, Upgrade};
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|data: &[u8]| {
-    let Some((step, bytes)) = data.split_first() else {
-        return;
-    };
-    let step = usize::from(*step).max(1);
-    let whole = http::parse(bytes);
-    let response = handshake::read_response(bytes, [7; 16], Some(SUBPROTOCOL_JSON));
-    for end in (0..bytes.len()).step_by(step) {
-        match http::parse(&bytes[..end]) {
-            Ok(None) => {}
-            answer => assert_eq!(answer, whole),
-        }
-        match handshake::read_response(&bytes[..end], [7; 16], Some(SUBPROTOCOL_JSON)) {
-            Ok(None) => {}
-            answer => assert_eq!(answer, response),
-        }
-    }
-    let mut out = Vec::new();
-    match whole {
-        Ok(None) => {}
-        Ok(Some((request, len))) => {
-            assert!(len <= bytes.len());
-            assert!(request.path.starts_with('/'));
-            for segment in request.path.split('/') {
-                let _ = http::decode_segment(segment);
-            }
-            for pair in request.query_pairs() {
-                let _ = pair;
-            }
-            let _ = http::is_loopback_host(request.host);
-            let _ = http::origin_matches_host(request.header("Origin").unwrap_or(""), request.host);
-            match Upgrade::negotiate(&request, Some(SUBPROTOCOL_JSON)) {
-                Ok(upgrade) => upgrade.write(&mut out),
-                Err(error) => error.write(false, &mut out),
-            }
-        }
-        Err(error) => error.write(false, &mut out),
-    }
-    assert!(out.is_empty() || out.starts_with(b"HTTP/1.1 "));
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| hubbub_fuzz::http_head::run(data));

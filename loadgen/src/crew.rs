@@ -67,7 +67,8 @@ impl Site {
         }
         let tls = target.has_tls.then(|| {
             let (ca, insecure) = (scenario.tls_ca.as_deref(), scenario.tls_insecure);
-            TlsClient::new(&target.authority, ca, insecure, connections as usize)
+            let tickets = if scenario.tls_resume { connections as usize } else { 0 };
+            TlsClient::new(&target.authority, ca, insecure, tickets)
         });
         let tls = tls.transpose().map_err(RunError::Tls)?;
         let machine = Machine::read();

@@ -27,7 +27,7 @@ pub struct TlsClient {
 
 impl TlsClient {
     /// Speaks to the server named by `authority` (`host:port`). Its certificate must come from `ca` (PEM), or else from
-    /// a public authority; with `insecure` it may be any.
+    /// a public authority; with `insecure` it may be any. Keeps so many tickets for those who come later.
     pub fn new(authority: &str, ca: Option<&Path>, insecure: bool, tickets: usize) -> Result<Self, String> {
         let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
@@ -41,8 +41,9 @@ impl TlsClient {
             builder.with_root_certificates(roots(ca)?)
         };
         let mut config = builder.with_no_client_auth();
-        let (put, take) = flume::bounded(tickets.max(1));
-        config.resumption = Resumption::store(Arc::new(Tickets { put, take }));
+        let (put, take) = flume::bounded(tickets);
+        config.resumption =
+            if tickets == 0 { Resumption::disabled() } else { Resumption::store(Arc::new(Tickets { put, take })) };
         Ok(Self { config: Arc::new(config), server })
     }
 
@@ -271,5 +272,96 @@ impl ServerCertVerifier for AnyServer {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hubbub::tls::{Stage, TlsSession};
+    use rustls::ServerConfig;
+    use rustls::pki_types::PrivateKeyDer;
+
+    use super::*;
+
+    struct Server {
+        config: Arc<ServerConfig>,
+        ca: tempfile::NamedTempFile,
+    }
+
+    fn server() -> Server {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(made.signing_key.serialize_pem().as_bytes()).unwrap();
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&TLS13])
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        config.ticketer = aws_lc_rs::Ticketer::new().unwrap();
+        let ca = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(ca.path(), made.cert.pem()).unwrap();
+        Server { config: Arc::new(config), ca }
+    }
+
+    /// Has the client say `said` to a server of its own, and gives what arrived and whether the handshake was short.
+    fn talk(server: &Server, client: &TlsClient, said: &[u8]) -> Result<(Vec<u8>, bool), String> {
+        let mut session = TlsSession::new(server.config.clone()).unwrap();
+        let mut link = client.begin()?;
+        let (mut out, mut heard, mut answer) = (said.to_vec(), Vec::new(), Vec::new());
+        while heard.len() < said.len() {
+            let mut wire = Vec::new();
+            link.write(&mut out, &mut wire)?;
+            session.hold(&wire);
+            session.advance(&mut heard).map_err(|error| error.to_string())?;
+            let mut back = Vec::new();
+            session.take_outgoing(&mut back);
+            if session.stage() == Stage::Open {
+                session.seal(b"yes", &mut back).unwrap();
+            }
+            // In pieces, as a ring gives them.
+            for piece in back.chunks_mut(100) {
+                link.read(piece, &mut answer)?;
+            }
+        }
+        assert!(out.is_empty(), "what is written is not kept");
+        assert!(answer.starts_with(b"yes"));
+        assert!(link.say_goodbye() && !link.say_goodbye(), "once");
+        let mut wire = Vec::new();
+        link.write(&mut Vec::new(), &mut wire).unwrap();
+        session.read(&mut wire, &mut heard).unwrap();
+        assert!(session.peer_closed());
+        Ok((heard, session.was_resumed()))
+    }
+
+    #[test]
+    fn bytes_arrive_and_whoever_comes_next_resumes() {
+        let server = server();
+        let said = vec![7; 40_000];
+        let client = TlsClient::new("localhost:9000", Some(server.ca.path()), false, 4).unwrap();
+        assert_eq!(talk(&server, &client, &said), Ok((said.clone(), false)));
+        assert_eq!(talk(&server, &client, &said), Ok((said, true)));
+    }
+
+    #[test]
+    fn the_certificate_must_come_from_the_authority_unless_any_will_do() {
+        let (server, other) = (server(), self::server());
+        let stranger = TlsClient::new("localhost:9000", Some(other.ca.path()), false, 4).unwrap();
+        let error = talk(&server, &stranger, b"x").unwrap_err();
+        assert!(error.contains("invalid peer certificate"), "{error}");
+        let anybody = TlsClient::new("[::1]:9000", Some(other.ca.path()), true, 4).unwrap();
+        assert_eq!(talk(&server, &anybody, b"x"), Ok((b"x".to_vec(), false)));
+    }
+
+    #[test]
+    fn a_bad_authority_is_named_with_the_remedy() {
+        let empty = tempfile::NamedTempFile::new().unwrap();
+        for path in [empty.path(), Path::new("/nowhere/ca.pem")] {
+            let error = TlsClient::new("localhost:9000", Some(path), false, 4).unwrap_err();
+            assert!(
+                error.contains(&path.display().to_string()) && error.contains("PEM file of the authority"),
+                "{error}"
+            );
+        }
     }
 }

@@ -16,6 +16,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 
+use super::problem::Problem;
 use crate::chat::log::LogHealth;
 use crate::store::StoreReader;
 
@@ -32,13 +33,16 @@ impl Vault {
     }
 }
 
-/// Answers with the whole store.
+/// Gives the whole store, as it is at this moment, as lines of JSON. An answer without an `end` line is no backup.
+#[utoipa::path(get, path = "/api/v1/store/backup", tag = "server",
+    responses((status = 200, content_type = "application/x-ndjson", body = String)))]
 pub(super) async fn backup(State(vault): State<Vault>) -> Response {
     if vault.reader.health() == LogHealth::Failed {
-        return (StatusCode::SERVICE_UNAVAILABLE, "the store is being opened again: ask later\n").into_response();
+        return Problem::overloaded("the store is being opened again: ask later").into_response();
     }
     if vault.busy.swap(true, Ordering::AcqRel) {
-        return (StatusCode::CONFLICT, "a backup is being taken; ask again when it is done\n").into_response();
+        let detail = "a backup is being taken: ask again when it is done";
+        return Problem::new(StatusCode::CONFLICT, "conflict", detail).into_response();
     }
     let running = Running(vault.busy);
     let (chunks, body) = flume::bounded(CHUNKS_MAX);
@@ -51,7 +55,7 @@ pub(super) async fn backup(State(vault): State<Vault>) -> Response {
             let kind = (header::CONTENT_TYPE, "application/x-ndjson");
             ([kind], Body::from_stream(body.into_stream())).into_response()
         }
-        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("no thread for it: {error}\n")).into_response(),
+        Err(error) => Problem::overloaded(format!("no thread for it: {error}")).into_response(),
     }
 }
 

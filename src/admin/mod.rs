@@ -1,12 +1,17 @@
-//! The admin port: metrics, health and profiles over HTTP, on a thread of its own.
+//! The admin port: metrics, health, profiles and the API over HTTP, on a thread of its own.
 //!
-//! The thread never touches a shard: it reads figures that the shards keep anyway. Its sockets are opened in the
-//! thread itself, and [`spawn`] must come after every shard has taken a descriptor table of its own, or each of those
-//! tables would keep a copy of them. `/api` and `/debug` need the admin key.
+//! The thread never touches a shard: it reads figures that the shards keep anyway, and what the API wants of them goes
+//! through their queues ([`operator`]). Its sockets are opened in the thread itself, and [`spawn`] must come after every
+//! shard has taken a descriptor table of its own, or each of those tables would keep a copy of them. `/api` and `/debug`
+//! need a key.
 
+mod api;
 mod backup;
-mod key;
-mod letters;
+pub mod client;
+mod guard;
+mod keys;
+mod operator;
+mod problem;
 mod profile;
 mod routes;
 
@@ -20,13 +25,13 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::chat::log::LetterOrder;
-use crate::ids::RoomName;
+use crate::config::Explained;
 use crate::store::StoreReader;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::readiness::Readiness;
 
-pub use key::AdminKey;
+pub use keys::AdminKeys;
+pub use operator::{Answers, PostOrder, Switchboard};
 
 /// A running admin port. Dropping it stops it.
 #[derive(Debug)]
@@ -55,30 +60,75 @@ pub enum AdminError {
 
 /// What the port shows and hands on.
 pub struct Subject {
-    /// Opens `/api` and `/debug`.
-    pub key: Option<AdminKey>,
+    /// What the configuration says.
+    pub facts: watch::Receiver<Facts>,
     /// Figures.
     pub metrics: &'static Metrics,
     /// The server's stage.
     pub readiness: Arc<Readiness>,
     /// The store, if there is one.
     pub store: Option<StoreReader>,
-    /// Gives the shard that owns a room an order about its dead letters; false when it has too many.
-    pub order: Arc<dyn Fn(RoomName, LetterOrder) -> bool + Send + Sync>,
+    /// Where the shards leave their answers.
+    pub switchboard: Switchboard,
+    /// Gives the shards orders.
+    pub post: PostOrder,
+    /// Begins the end of the server, once.
+    pub drain: Arc<dyn Fn() + Send + Sync>,
+    /// Reads the configuration again; may take long.
+    pub reload: Arc<dyn Fn() -> ReloadReport + Send + Sync>,
+}
+
+/// What the port needs of the configuration, which may change.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Open `/api` and `/debug`.
+    pub keys: Option<AdminKeys>,
+    /// Largest message, in bytes.
+    pub message_bytes_max: usize,
+    /// Every setting with its origin.
+    pub settings: Vec<Explained>,
+}
+
+/// What came of reading the configuration again. Settings are named by their keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+pub struct ReloadReport {
+    /// What has changed and holds from now on.
+    pub applied: Vec<String>,
+    /// What is as it was.
+    pub unchanged: Vec<String>,
+    /// What has changed and holds only after a restart.
+    pub needs_restart: Vec<String>,
+    /// Why nothing has changed at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl From<String> for ReloadReport {
+    fn from(error: String) -> Self {
+        Self { error: Some(error), ..Self::default() }
+    }
+}
+
+impl From<&str> for ReloadReport {
+    fn from(error: &str) -> Self {
+        error.to_owned().into()
+    }
 }
 
 /// Opens the port on every address (0 chooses a port) and serves it from a thread of its own.
-pub fn spawn(addresses: &[SocketAddr], subject: Subject) -> Result<AdminHandle, AdminError> {
+pub fn spawn(addresses: &[SocketAddr], mut subject: Subject) -> Result<AdminHandle, AdminError> {
     let (report, reports) = flume::bounded(1);
     let (end, ended) = flume::bounded(0);
     let (stop, stopped) = watch::channel(false);
     let wanted = addresses.to_vec();
+    let shards = subject.metrics.shards.len() as u16;
+    let operator = std::mem::take(&mut subject.switchboard).connect(Arc::clone(&subject.post), shards)?;
     let run = move || {
         match open(&wanted) {
             Ok((runtime, listeners, bound)) => {
                 // The one who asked may have given up, and then stops us as well.
                 let _ = report.send(Ok(bound));
-                runtime.block_on(serve(listeners, routes::router(subject), stopped));
+                runtime.block_on(serve(listeners, routes::router(subject, operator), stopped));
             }
             Err(error) => {
                 let _ = report.send(Err(error));
@@ -162,8 +212,17 @@ mod tests {
         Box::leak(Box::new(Metrics::new(2)))
     }
 
-    fn subject(key: Option<AdminKey>, metrics: &'static Metrics, readiness: Arc<Readiness>) -> Subject {
-        Subject { key, metrics, readiness, store: None, order: Arc::new(|_, _| false) }
+    fn subject(keys: Option<AdminKeys>, metrics: &'static Metrics, readiness: Arc<Readiness>) -> Subject {
+        Subject {
+            facts: watch::channel(Facts { keys, message_bytes_max: 1_000, settings: Vec::new() }).1,
+            metrics,
+            readiness,
+            store: None,
+            switchboard: Switchboard::default(),
+            post: Arc::new(|_, _, _| false),
+            drain: Arc::new(|| {}),
+            reload: Arc::new(ReloadReport::default),
+        }
     }
 
     fn loopback() -> SocketAddr {
@@ -217,7 +276,7 @@ mod tests {
         for path in ["/api/v1/rooms", "/api", "/debug/pprof/profile?seconds=1"] {
             let (status, body) = get(address, path);
             assert_eq!(status, "HTTP/1.1 403 Forbidden", "{path}");
-            assert!(body.contains("admin key"), "{body}");
+            assert!(body.contains("admin-key-file"), "{body}");
         }
         assert_eq!(get(address, "/elsewhere").0, "HTTP/1.1 404 Not Found");
     }

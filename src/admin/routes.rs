@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get, post};
+use axum::middleware;
+use axum::response::IntoResponse;
+use axum::routing::{any, get};
+use bytes::Bytes;
 
-use super::backup::{self, Vault};
-use super::key::AdminKey;
-use super::letters::{self, Desk};
+use super::api::{self, Api};
+use super::backup::Vault;
+use super::guard::{Guard, guard};
+use super::operator::Operator;
 use super::{Subject, profile};
 use crate::chat::log::LogHealth;
 use crate::store::StoreReader;
@@ -19,38 +21,39 @@ use crate::telemetry::readiness::{Readiness, Stage};
 use crate::telemetry::render::{CONTENT_TYPE, Renderer};
 
 /// All routes.
-pub(super) fn router(subject: Subject) -> Router {
+pub(super) fn router(subject: Subject, operator: Operator) -> Router {
     let renderer = Arc::new(Renderer::new(subject.metrics));
     let health = Health { readiness: subject.readiness, store: subject.store.clone() };
     let vault = subject.store.clone().map(Vault::new);
-    let desk = subject.store.map(|reader| Desk { reader, order: subject.order });
+    let keys = Arc::new(Guard::new(subject.facts.clone()));
+    let state = Api {
+        operator,
+        metrics: subject.metrics,
+        store: subject.store,
+        facts: subject.facts,
+        drain: subject.drain,
+        reload: subject.reload,
+    };
+    let document = Bytes::from(serde_json::to_vec(&api::document()).expect("the document is JSON"));
     Router::new()
         .route("/metrics", get(metrics_text).with_state(renderer))
         .route("/healthz", get("ok\n"))
         .route("/readyz", get(ready).with_state(health))
-        .merge(guarded(subject.key, desk, vault))
+        .route("/api/v1/openapi.json", get(openapi).with_state(document))
+        .merge(api::router(state, vault, &keys))
+        .merge(guarded(keys))
         .fallback(missing)
 }
 
-/// What only the admin key opens, whether it is there or not.
-fn guarded(key: Option<AdminKey>, desk: Option<Desk>, vault: Option<Vault>) -> Router {
-    let mut routes = Router::new();
-    if let Some(vault) = vault {
-        routes = routes.route("/api/v1/store/backup", get(backup::backup).with_state(vault));
-    }
-    if let Some(desk) = desk {
-        let letters = get(letters::list).delete(letters::purge).with_state(desk.clone());
-        routes = routes
-            .route("/api/v1/rooms/{room}/dead-letters", letters)
-            .route("/api/v1/rooms/{room}/dead-letters/replay", post(letters::replay).with_state(desk));
-    }
-    routes
+/// What else only a key opens, whether it is there or not.
+fn guarded(keys: Arc<Guard>) -> Router {
+    Router::new()
         .route("/debug/pprof/profile", get(profile::profile).with_state(profile::Busy::default()))
-        .route("/api", any(missing))
-        .route("/api/{*path}", any(missing))
+        .route("/api", any(api::missing))
+        .route("/api/{*path}", any(api::missing))
         .route("/debug", any(missing))
         .route("/debug/{*path}", any(missing))
-        .layer(middleware::from_fn_with_state(Arc::new(key), guard))
+        .layer(middleware::from_fn_with_state(keys, guard))
 }
 
 /// What decides whether the server is ready.
@@ -58,16 +61,6 @@ fn guarded(key: Option<AdminKey>, desk: Option<Desk>, vault: Option<Vault>) -> R
 struct Health {
     readiness: Arc<Readiness>,
     store: Option<StoreReader>,
-}
-
-async fn guard(State(key): State<Arc<Option<AdminKey>>>, request: Request, next: Next) -> Response {
-    match &*key {
-        None => {
-            (StatusCode::FORBIDDEN, "this needs an admin key: start the server with --admin-key-file\n").into_response()
-        }
-        Some(key) if key.is_shown(request.headers()) => next.run(request).await,
-        Some(_) => (StatusCode::FORBIDDEN, "this needs the admin key: Authorization: Bearer KEY\n").into_response(),
-    }
 }
 
 async fn metrics_text(State(renderer): State<Arc<Renderer>>) -> impl IntoResponse {
@@ -90,6 +83,10 @@ async fn ready(State(health): State<Health>) -> (StatusCode, &'static str) {
     }
 }
 
+async fn openapi(State(document): State<Bytes>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], document)
+}
+
 async fn missing() -> (StatusCode, &'static str) {
-    (StatusCode::NOT_FOUND, "try /metrics, /healthz, /readyz or /debug/pprof/profile\n")
+    (StatusCode::NOT_FOUND, "try /metrics, /healthz, /readyz, /api/v1/openapi.json or /debug/pprof/profile\n")
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::chat::Output;
 use crate::chat::audience::{AudienceId, Part};
 use crate::chat::exchange::{Count, Delivery, JoinTicket, JoinedReply, Refusal, Request, RoomRef, Seat};
+use crate::chat::operate::{OPERATOR, OrderReply};
 use crate::chat::session::{Kind, MemberState, Phase, Wait};
 use crate::chat::state::State;
 use crate::ids::{ConnId, Seq};
@@ -299,6 +300,9 @@ impl State {
     }
 
     pub(super) fn on_reply(&mut self, conn: ConnId, id: Option<u64>, outcome: Result<Reply, Refusal>) {
+        if conn == OPERATOR {
+            return self.answer_order(id.unwrap_or_default(), outcome.map(OrderReply::Said));
+        }
         if self.sessions.get(conn).is_none_or(|session| session.phase == Phase::Closing) {
             return;
         }

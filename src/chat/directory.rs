@@ -80,7 +80,7 @@ impl State {
         let number = self.gathers.asked;
         self.gathers.asked += 1;
         if gather.own.is_some() {
-            self.wheel.schedule(self.now.ms(), Timer::Rooms(number));
+            self.wheel.schedule(self.now.ms() + 1, Timer::Rooms(number));
         }
         self.gathers.open.insert(number, gather);
         if let Some(session) = self.sessions.get_mut(conn) {
@@ -147,7 +147,7 @@ impl State {
             let (identity, limit) = (Arc::clone(&gather.identity), gather.limit);
             if shard == self.here {
                 gather.own = Some(reached);
-                return self.wheel.schedule(self.now.ms(), Timer::Rooms(number));
+                return self.wheel.schedule(self.now.ms() + 1, Timer::Rooms(number));
             }
             let request = Request::Rooms { gather: number, identity, again: true, after: Some(reached), limit };
             return self.lanes.push_request(shard, request);

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::chat::exchange::{Delivery, Request};
+use crate::chat::exchange::{Delivery, Refusal, Request};
 use crate::chat::log::{LogAnswer, LogEvent, LogFailure};
-use crate::chat::{AudienceId, ConnKind, Consults, CoreConfig, Handled, Input, Output, Question, State};
+use crate::chat::operate::OrderReply;
+use crate::chat::{AudienceId, ConnKind, Consults, CoreConfig, Handled, Input, Note, Output, Question, State};
 use crate::clock::Time;
 use crate::ids::{ConnId, Epoch, Member, Seq, ShardId};
 use crate::limits::Limits;
@@ -33,13 +34,20 @@ pub(super) struct World {
     pub(super) reads_replays: bool,
     /// Whether clients answer every ping at once.
     pub(super) answers_pings: bool,
+    /// What operators were answered.
+    pub(super) answers: Vec<(u64, Result<OrderReply, Refusal>)>,
     /// When pings were sent, in seconds.
     pub(super) pings: Vec<u64>,
     /// Who is to be identified: token, name, and whether it is known already.
-    pub(super) strangers: VecDeque<(Member, Option<Box<str>>, Option<Box<str>>, bool)>,
+    pub(super) strangers: VecDeque<Stranger>,
     /// What the application is asked.
     pub(super) questions: VecDeque<(Member, Question)>,
+    /// What the audit log is told.
+    pub(super) notes: Vec<Note>,
 }
+
+/// Who is to be identified: token, name, and whether it is known already.
+type Stranger = (Member, Option<Box<str>>, Option<Box<str>>, bool);
 
 /// What one client knows.
 #[derive(Default)]
@@ -104,8 +112,10 @@ impl World {
             next_slot: vec![0; usize::from(shards)],
             reads_replays: true,
             answers_pings: false,
+            answers: Vec::new(),
             pings: Vec::new(),
             strangers: VecDeque::new(),
+            notes: Vec::new(),
             questions: VecDeque::new(),
         }
     }
@@ -353,10 +363,12 @@ impl World {
                         client.closed = Some(reason);
                     }
                 }
+                Output::Answered { ticket, outcome } => self.answers.push((ticket, outcome)),
                 Output::Identify { conn, token, name, refresh } => {
                     self.strangers.push_back((member(conn), token, name, refresh));
                 }
                 Output::Consult { conn, question } => self.questions.push_back((member(conn), question)),
+                Output::Noted(note) => self.notes.push(*note),
                 Output::Unblocked { conn } => {
                     if let Some(client) = self.clients.get_mut(&member(conn)) {
                         assert!(client.blocked, "only who is blocked is unblocked");

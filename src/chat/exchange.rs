@@ -16,6 +16,7 @@ use crate::access::{Identity, Standing};
 use crate::chat::audience::AudienceId;
 pub use crate::chat::entry::{JoinRequest, JoinTicket, JoinedReply};
 use crate::chat::log::{CursorKind, SessionRecord};
+use crate::chat::operate::{OPERATOR, RoomOrder};
 use crate::ids::{ConnId, RoomName, Seq, SessionId, ShardId, UserName};
 use crate::message::close::ErrorCode;
 use crate::message::command::{HistoryFrom, Measure};
@@ -227,6 +228,15 @@ pub enum Request {
         /// Most rooms.
         limit: usize,
     },
+    /// Carry out an operator's order about a room. Never sent: it is what waits for the room to open.
+    Operate {
+        /// Which room.
+        room: RoomName,
+        /// The order's.
+        ticket: u64,
+        /// What.
+        order: Box<RoomOrder>,
+    },
     /// Answer when everything asked before this has been answered. At most one per connection and owner, never
     /// counted against a queue's bound. Answered by [`Delivery::Settled`].
     Settle {
@@ -256,6 +266,7 @@ impl Request {
             | Self::Rooms { .. }
             | Self::Resume { .. }
             | Self::Received { .. }
+            | Self::Operate { .. }
             | Self::Settle { .. } => None,
         }
     }
@@ -270,6 +281,7 @@ impl Request {
             | Self::CloseRoom { seat, id, .. }
             | Self::Delete { seat, id, .. } => Some((seat.conn, *id)),
             Self::Direct { conn, id, .. } => Some((*conn, *id)),
+            Self::Operate { ticket, .. } => Some((OPERATOR, Some(*ticket))),
             Self::History { seat, id, .. } | Self::Presence { seat, id, .. } => Some((seat.conn, Some(*id))),
             _ => None,
         }

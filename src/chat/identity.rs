@@ -14,7 +14,7 @@ use crate::chat::resume::Wanted;
 use crate::chat::session::{Awaited, Phase, Wait, Who};
 use crate::chat::state::State;
 use crate::chat::{Handled, Output};
-use crate::ids::{ConnId, RoomName};
+use crate::ids::{ConnId, Member, RoomName};
 use crate::limits::{CONNECT_REFUSALS_MAX, ROOMS_PER_CONNECTION_MAX, UNANSWERED_MAX};
 use crate::message::close::{CloseReason, ErrorCode};
 use crate::message::command::Connect;
@@ -82,7 +82,7 @@ impl State {
     /// What a connection is called in `welcome`, in logs and to operators.
     #[must_use]
     pub fn connection_name(&self, conn: ConnId) -> String {
-        format!("s{}-{}-{}", self.here.0, conn.slot, conn.generation)
+        Member { shard: self.here, conn }.to_string()
     }
 
     /// Asks the shell who a connection is.

@@ -28,6 +28,7 @@ mod keys;
 mod lifecycle;
 pub mod log;
 mod moderation;
+pub mod operate;
 pub mod outbox;
 mod owner;
 pub mod placement;
@@ -54,7 +55,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::access::{Identity, Permissions};
-use crate::ids::{ConnId, RoomName, ShardId};
+use crate::ids::{ConnId, RoomName, ShardId, UserName};
 use crate::limits::Limits;
 use crate::message::close::{CloseReason, ErrorCode};
 use crate::message::command::{Command, Connect};
@@ -152,12 +153,12 @@ pub enum Input<'a> {
     },
     /// The store says something; always taken, in the order it was said.
     Log(log::LogEvent),
-    /// An operator wants something done with dead letters of a room that this shard owns.
-    Letters {
-        /// Which room.
-        room: RoomName,
+    /// An operator wants something; only given while [`State::takes_requests`]. Answered by [`Output::Answered`].
+    Order {
+        /// Comes back with the answer.
+        ticket: u64,
         /// What.
-        order: log::LetterOrder,
+        order: operate::Order,
     },
     /// Answers [`Output::Identify`], exactly once unless the connection was closed meanwhile.
     Identified {
@@ -277,10 +278,19 @@ pub enum Output {
         /// What it is about to do.
         question: Question,
     },
+    /// Someone was put out, shut out or silenced, or is so no longer: for the audit log.
+    Noted(Box<Note>),
     /// A connection whose input was [`Handled::Blocked`] may try again.
     Unblocked {
         /// Which.
         conn: ConnId,
+    },
+    /// An operator's order is carried out, or refused.
+    Answered {
+        /// As it was given.
+        ticket: u64,
+        /// What came of it.
+        outcome: Result<operate::OrderReply, exchange::Refusal>,
     },
 }
 
@@ -318,6 +328,29 @@ pub struct Consults {
     pub join: bool,
     /// Whether a message may be said ([`Question::Message`]).
     pub message: bool,
+}
+
+/// What was done to someone, told once, by the shard that decided it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// A ban, a mute or a revocation is in force, or was lifted.
+    Sanction(log::SanctionRecord),
+    /// A user was put out of a room.
+    Kick {
+        /// Which.
+        room: RoomName,
+        /// Who.
+        user: UserName,
+        /// By whom; `None` is an operator.
+        by: Option<UserName>,
+    },
+    /// All were put out of a room.
+    Close {
+        /// Which.
+        room: RoomName,
+        /// By whom; `None` is an operator.
+        by: Option<UserName>,
+    },
 }
 
 /// What a connection is about to do.

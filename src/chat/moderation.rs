@@ -4,13 +4,13 @@
 //! moment on, and stays seated until its own shard has said that it is gone: a room lives as long as its audiences.
 
 use crate::access::Action;
-use crate::chat::Handled;
 use crate::chat::commands::{Outcome, bad_name};
 use crate::chat::exchange::{Delivery, Order, Refusal, Request, RoomId, RoomRef, Seat};
 use crate::chat::journal::{Answer, Waiter};
 use crate::chat::log::{SanctionKind, SanctionRecord, Scope};
 use crate::chat::publish::NOT_MEMBER;
 use crate::chat::state::State;
+use crate::chat::{Handled, Note, Output};
 use crate::ids::{ConnId, RoomName, ShardId, UserName};
 use crate::message::close::ErrorCode;
 use crate::message::command::Measure;
@@ -69,11 +69,7 @@ impl State {
         let until_unix_ms = for_ms.map(|for_ms| self.now.unix_ms.saturating_add(for_ms));
         let kind = match measure {
             Measure::Kick => {
-                let notice = KickNotice { by: Some(by), ..KickNotice::new("kicked") };
-                return match self.put_out_user(id, &user, notice) {
-                    0 => Err(Refusal::new(ErrorCode::NotFound, "this user is not in the room")),
-                    _ => Ok(()),
-                };
+                return self.kick(id, &user, Some(by));
             }
             Measure::Ban | Measure::Unban => SanctionKind::Ban,
             Measure::Mute | Measure::Unmute => SanctionKind::Mute,
@@ -87,6 +83,18 @@ impl State {
             reason: None,
             lifted: measure.lifts(),
         })
+    }
+
+    /// Puts a user out of a room that this shard owns, once.
+    pub(super) fn kick(&mut self, id: RoomId, user: &UserName, by: Option<UserName>) -> Result<(), Refusal> {
+        let notice = KickNotice { by: by.clone(), ..KickNotice::new("kicked") };
+        if self.put_out_user(id, user, notice) == 0 {
+            return Err(Refusal::new(ErrorCode::NotFound, "this user is not in the room"));
+        }
+        if let Some(room) = self.rooms.get(id.slot, id.generation).map(|room| room.name.clone()) {
+            self.outputs.push_back(Output::Noted(Box::new(Note::Kick { room, user: user.clone(), by })));
+        }
+        Ok(())
     }
 
     /// Puts a user's connections out of a room; how many those were.
@@ -111,8 +119,8 @@ impl State {
 
     pub(super) fn close_here(&mut self, from: ShardId, room: &RoomRef, seat: Seat, id: Option<u64>) {
         let outcome = self.allowed(from, room, seat, Action::Moderate);
-        if let Ok((room, _)) = &outcome {
-            self.empty_room(*room);
+        if let Ok((room, by)) = &outcome {
+            self.empty_room(*room, by.clone());
         }
         self.reply(from, seat.conn, id, outcome.map(|_| Reply::Done));
     }
@@ -121,12 +129,15 @@ impl State {
     /// anyone was in it. An operator's order, like [`State::sanction`].
     pub fn close_room(&mut self, room: &RoomName) -> bool {
         let id = self.room_by_name.get(room).copied();
-        id.is_some_and(|id| self.empty_room(id))
+        id.is_some_and(|id| self.empty_room(id, None))
     }
 
-    fn empty_room(&mut self, id: RoomId) -> bool {
-        let room = self.rooms.get_mut(id.slot, id.generation);
-        let audiences = room.map_or_else(Vec::new, |room| room.put_out_all());
+    fn empty_room(&mut self, id: RoomId, by: Option<UserName>) -> bool {
+        let Some(room) = self.rooms.get_mut(id.slot, id.generation) else {
+            return false;
+        };
+        let audiences = room.put_out_all();
+        self.outputs.push_back(Output::Noted(Box::new(Note::Close { room: room.name.clone(), by })));
         for (shard, audience) in &audiences {
             self.deliver(*shard, Delivery::RoomClosed { audience: *audience });
         }

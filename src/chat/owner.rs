@@ -12,6 +12,7 @@ use crate::chat::exchange::{Delivery, Draft, Refusal, Request, RoomId, RoomRef, 
 use crate::chat::journal::{Answer, Waiter};
 use crate::chat::lifecycle::Timer;
 use crate::chat::log::LogWrite;
+use crate::chat::operate::{OPERATOR, OrderReply};
 use crate::chat::publish::{NOT_MEMBER, Published};
 use crate::chat::room::Room;
 use crate::chat::state::{Deferred, State};
@@ -79,6 +80,7 @@ impl State {
                 self.deliver(from, Delivery::Resumed { conn, session });
             }
             Request::Received { room, seq, count } => self.on_received(room, seq, count),
+            Request::Operate { room, ticket, order } => self.order_about_room(ticket, room, *order),
             Request::Settle { conn } => self.deliver(from, Delivery::Settled { conn }),
         }
     }
@@ -253,11 +255,7 @@ impl State {
         limit: usize,
     ) -> Result<Reply, Refusal> {
         let (id, _) = self.allowed(from, room, seat, Action::Presence)?;
-        let room = self.rooms.get_mut(id.slot, id.generation).ok_or(NOT_MEMBER)?;
-        let people = room.people.as_mut().ok_or(NOT_MEMBER)?;
-        let (users, more) = people.page(after, limit);
-        let next = users.last().filter(|_| more).map(|last| last.user.clone());
-        Ok(Reply::Users { users, count: people.count(), next })
+        self.users_page(id, after, limit)
     }
 
     fn tell_listeners(&mut self, id: RoomId, delivery: impl Fn(crate::chat::AudienceId) -> Delivery) {
@@ -296,6 +294,9 @@ impl State {
         }
         if to != self.here {
             return self.lanes.push_delivery(to, Delivery::Reply { conn, id, outcome });
+        }
+        if conn == OPERATOR {
+            return self.answer_order(id.unwrap_or_default(), outcome.map(OrderReply::Said));
         }
         match outcome {
             Ok(body) => self.send(conn, Event::Ok { id, body }),

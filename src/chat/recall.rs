@@ -136,6 +136,7 @@ impl State {
         let rest = backwards.then_some(messages);
         self.journal.ask(Asked::History { room: id, from, conn, id: tag, limit, rest }, read);
         self.owe(from, conn);
+        self.note_reading(id, conn, true);
     }
 
     /// Deletes a message that only the store has, once it has been seen whose it is.
@@ -169,13 +170,14 @@ impl State {
                     self.deliver_chunk(from, room, seat, chunk);
                 }
             }
-            Some(Asked::History { room, from, conn, id, limit, rest }) => {
-                let outcome = match (self.page_in(room, outcome), self.rooms.get(room.slot, room.generation)) {
+            Some(Asked::History { room: asked, from, conn, id, limit, rest }) => {
+                let outcome = match (self.page_in(asked, outcome), self.rooms.get(asked.slot, asked.generation)) {
                     (Some((messages, more)), Some(room)) => Ok(join_pages(room, messages, rest, (more, limit))),
                     (None, Some(_)) => Err(UNREADABLE),
                     (_, None) => Err(NOT_MEMBER),
                 };
                 self.answer_waiter(from, conn, id, outcome);
+                self.note_reading(asked, conn, false);
             }
             Some(Asked::Feed { room, from, seat, fetch }) => {
                 let page = self.page_in(room, outcome).map(|(messages, _)| messages);

@@ -318,9 +318,9 @@ impl Room {
 
     /// Whether nothing of it waits for the disk or for an answer of the store.
     pub(super) fn is_settled(&self) -> bool {
-        self.log
-            .as_ref()
-            .is_none_or(|log| log.unsynced + log.burying == 0 && log.parked.is_none() && log.entering.is_empty())
+        self.log.as_ref().is_none_or(|log| {
+            log.unsynced + log.burying + u64::from(log.reading) == 0 && log.parked.is_none() && log.entering.is_empty()
+        })
     }
 
     /// Whether nobody is here, not even in grace.

@@ -33,6 +33,8 @@ pub(super) struct RoomLog {
     pub(super) unsynced: u64,
     /// Tombstones that are not on the disk.
     pub(super) burying: u64,
+    /// Pages that operators read from the store.
+    pub(super) reading: u32,
     /// Where the messages of this turn are gathered.
     pub(super) place: Place,
     /// Members whose cursors are being read before they enter, with the token of the question.
@@ -56,6 +58,7 @@ impl RoomLog {
             synced: Seq(0),
             unsynced: 0,
             burying: 0,
+            reading: 0,
             place: Place::default(),
             entering: Vec::new(),
             readers: ahash::HashMap::default(),

@@ -14,6 +14,7 @@ use crate::chat::log::{LogWrite, SanctionKind, SanctionRecord, Scope};
 use crate::chat::placement;
 use crate::chat::session::Phase;
 use crate::chat::state::State;
+use crate::chat::{Note, Output};
 use crate::ids::{ConnId, RoomName, ShardId, UserName};
 use crate::limits::{SANCTIONS_PER_ROOM_MAX, SANCTIONS_PER_SHARD_MAX};
 use crate::message::close::{CloseReason, ErrorCode};
@@ -211,6 +212,10 @@ impl State {
             }
             self.journal.write(LogWrite::Sanction(Box::new(record.clone())));
             self.journal.sync();
+        }
+        let decides = matches!(record.scope, Scope::Room(..)) || self.here == ShardId(0);
+        if decides {
+            self.outputs.push_back(Output::Noted(Box::new(Note::Sanction(record.clone()))));
         }
         self.enforce(record);
         Ok(())

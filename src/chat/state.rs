@@ -177,7 +177,7 @@ impl State {
             Input::Closed { conn, reason } => self.on_closed(conn, reason),
             Input::ReplayReady { conn, audience } => self.on_replay_ready(conn, audience),
             Input::Log(event) => self.on_log_event(event),
-            Input::Letters { room, order } => self.on_letters(&room, order),
+            Input::Order { ticket, order } => self.on_order(ticket, order),
             Input::Identified { conn, outcome } => self.on_identified(conn, outcome),
             Input::Consulted { conn, verdict } => self.on_consulted(conn, verdict),
             Input::Rules(rules) => self.on_rules(*rules),

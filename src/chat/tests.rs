@@ -4,6 +4,7 @@ mod guard;
 mod limits;
 mod lives;
 mod moderation;
+mod orders;
 mod recovery;
 mod rooms;
 mod talk;

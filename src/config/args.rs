@@ -10,7 +10,9 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 pub use token::{MintRequest, TokenAction};
 
 use crate::config::Config;
+use crate::config::admin_args::{self, AdminCall};
 use crate::config::settings::{self, Setting, Shape};
+use crate::terminal;
 
 /// What the command line asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +39,10 @@ pub enum Subcommand {
     Doctor,
     /// Do something to the store of a server that does not run.
     Store(StoreAction),
+    /// Ask a running server something, or have it do something.
+    Admin(AdminCall),
+    /// Talk from this terminal.
+    Chat(terminal::Options),
     /// Make keys and tokens, or check tokens.
     Token(TokenAction),
 }
@@ -74,6 +80,14 @@ pub enum StoreAction {
 
 /// Reads the command line, the program's name first. The error may be a wish for help: [`clap::Error::exit`] knows.
 pub fn parse_arguments(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, clap::Error> {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    // A client takes none of the server's settings.
+    if arguments.get(1).is_some_and(|first| first == "chat") {
+        let command = Command::new("hubbub").version(env!("CARGO_PKG_VERSION")).subcommand(terminal::subcommand());
+        let matches = command.try_get_matches_from(arguments)?;
+        let options = terminal::Options::from_matches(matches.subcommand_matches("chat").expect("it was just seen"));
+        return Ok(Invocation { subcommand: Subcommand::Chat(options), config_file: None, flags: Vec::new() });
+    }
     let matches = command().try_get_matches_from(arguments)?;
     let (subcommand, inner) = match matches.subcommand() {
         Some(("check-config", inner)) => (Subcommand::CheckConfig { explain: inner.get_flag("explain") }, inner),
@@ -82,6 +96,11 @@ pub fn parse_arguments(arguments: impl IntoIterator<Item = OsString>) -> Result<
             Some((name, inner)) => (Subcommand::Store(store_action(name, inner)), inner),
             None => unreachable!("clap asks for one"),
         },
+        Some(("admin", inner)) => (Subcommand::Admin(admin_args::call(inner)), inner),
+        Some(("chat", _)) => {
+            let said = "chat comes first: hubbub chat [URL], see hubbub chat --help";
+            return Err(command().error(clap::error::ErrorKind::ArgumentConflict, said));
+        }
         Some(("token", inner)) => match inner.subcommand() {
             Some((name, inner)) => (Subcommand::Token(token::action(name, inner)), inner),
             None => unreachable!("clap asks for one"),
@@ -132,6 +151,8 @@ fn command() -> Command {
         .subcommand(Command::new("check-config").about("Check the configuration and end").arg(explain))
         .subcommand(Command::new("doctor").about("Check kernel and machine, and say what to mend"))
         .subcommand(store_command())
+        .subcommand(admin_args::command())
+        .subcommand(Command::new("chat").about("Talk from this terminal, or from a script"))
         .subcommand(token::command())
 }
 
@@ -243,6 +264,16 @@ mod tests {
     }
 
     #[test]
+    fn chat_takes_none_of_the_servers_settings() {
+        let chat = parse(&["chat", "tcp://h:5", "--room", "lobby", "--history", "9"]).unwrap();
+        let Subcommand::Chat(options) = chat.subcommand else { panic!("{chat:?}") };
+        assert_eq!((options.rooms, options.history), (vec!["lobby".to_owned()], Some(9)));
+        for arguments in [&["chat", "--shards", "3"][..], &["--shards", "3", "chat"], &["chat", "http://h"]] {
+            assert_eq!(parse(arguments).unwrap_err().exit_code(), 2, "{arguments:?}");
+        }
+    }
+
+    #[test]
     fn unknown_flags_end_with_two() {
         let error = parse(&["--max-conections", "5"]).unwrap_err();
         assert_eq!(error.exit_code(), 2);
@@ -257,6 +288,7 @@ mod tests {
             "check-config",
             "doctor",
             "store",
+            "admin",
             "token",
             "--tcp-listen",
             "--limits-history-size",
@@ -264,6 +296,6 @@ mod tests {
         ] {
             assert!(help.contains(name), "{name}");
         }
-        assert!(!help.contains("  chat "), "{help}");
+        assert!(help.contains("  chat "), "{help}");
     }
 }

@@ -35,7 +35,7 @@ pub(super) fn check(hooks: &HookConfig, problems: &mut Vec<Problem>) {
     }
     let text = humantime::format_duration;
     let (timeout, attempts) = (hooks.timeout, hooks.attempts);
-    in_range("hooks.timeout", timeout, TIMEOUT_FLOOR, TIMEOUT_CEILING, |time| text(time), problems);
+    in_range("hooks.timeout", timeout, TIMEOUT_FLOOR, TIMEOUT_CEILING, text, problems);
     in_range("hooks.attempts", attempts, 1, ATTEMPTS_CEILING, |n| n, problems);
     in_range("hooks.concurrency", hooks.concurrency, 2, HOOK_CALLERS_MAX, |n| n, problems);
     in_range("hooks.queue", hooks.queue, 1, QUEUE_CEILING, |n| n, problems);

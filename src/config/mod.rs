@@ -6,6 +6,7 @@
 //! read is. What may change while the server runs,
 //! and what may not, is in `reload`.
 
+mod admin_args;
 mod args;
 mod explain;
 mod gate;
@@ -30,8 +31,9 @@ use crate::limits::Limits;
 use crate::policy::RoomPolicies;
 use crate::telemetry::log::LogFormat;
 
+pub use admin_args::{AdminBody, AdminCall};
 pub use args::{Invocation, MintRequest, StoreAction, Subcommand, TokenAction, parse_arguments};
-pub use explain::explain;
+pub use explain::{Explained, explain, explained};
 pub use gate::{GateConfig, Network, prefix_of};
 pub use load::{ConfigError, Finding, Loaded, load};
 pub use reload::{Changes, take_over};

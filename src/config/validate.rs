@@ -7,7 +7,7 @@ use std::time::Duration;
 use ahash::HashSet;
 
 use crate::config::{Auth, Config, hooks};
-use crate::limits::{MESSAGE_BYTES_CEILING, SHARDS_MAX};
+use crate::limits::{MESSAGE_BYTES_CEILING, PAGE_MAX, SHARDS_MAX};
 use crate::policy::{Commit, HistoryMode, Pattern, RoomPolicy};
 
 /// What is wrong with one setting, and what to do.
@@ -161,6 +161,18 @@ impl Config {
         }
         if !(1..=ATTEMPTS_CEILING).contains(&limits.ack_attempts_max) {
             problems.push(out_of_range("ack.attempts_max", limits.ack_attempts_max, 1, ATTEMPTS_CEILING));
+        }
+        if !(1..=PAGE_MAX).contains(&limits.unacknowledged_max) {
+            problems.push(out_of_range("ack.window", limits.unacknowledged_max, 1, PAGE_MAX));
+        }
+        let rates = [
+            ("limits.messages_per_second", limits.messages_per_second),
+            ("limits.bytes_per_second", limits.bytes_per_second),
+            ("limits.joins_per_second", limits.joins_per_second),
+            ("limits.room_members", limits.room_members_max),
+        ];
+        for (key, _) in rates.into_iter().filter(|(_, value)| *value == Some(0)) {
+            problems.push(out_of_range(key, 0, 1, u32::MAX));
         }
     }
 
@@ -456,8 +468,11 @@ mod tests {
         let mut config = Config::default();
         config.limits.ack_timeout_max = config.limits.ack_timeout - Duration::from_millis(1);
         config.limits.ack_attempts_max = 0;
+        config.limits.unacknowledged_max = 0;
+        config.limits.joins_per_second = Some(0);
         config.store.commit_interval = Duration::ZERO;
-        assert_eq!(keys(&config), ["ack.attempts_max", "ack.timeout_max", "store.commit_interval"]);
+        let expected = ["ack.attempts_max", "ack.window", "limits.joins_per_second", "ack.timeout_max"];
+        assert_eq!(keys(&config), [&expected[..], &["store.commit_interval"]].concat());
     }
 
     #[test]

@@ -84,6 +84,7 @@ pub(super) fn number_or_auto<T: FromStr>(values: &[String]) -> Result<Option<T>,
     read_as(value, "a whole number of that size", "write digits only, or leave it out").map(Some)
 }
 
+/// A number, or `off` for none.
 pub(super) fn number_or_off<T: FromStr>(values: &[String]) -> Result<Option<T>, Unreadable> {
     let value = one(values)?;
     if value == OFF {

@@ -9,8 +9,9 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use io_uring::Submitter;
 use io_uring::types::BufRingEntry;
+
+use super::queues::Kernel;
 
 /// Bytes that were received, on loan until [`super::Ring::give_back`].
 #[derive(Debug)]
@@ -33,13 +34,13 @@ pub(super) struct Buffers {
 impl Buffers {
     /// `count` buffers, a power of two of at most 32,768, of `buffer_bytes` each, all touched so that their
     /// memory is accounted for from the start, and registered as the group [`GROUP`].
-    pub(super) fn register(submitter: &Submitter<'_>, count: u16, buffer_bytes: usize) -> io::Result<Self> {
+    pub(super) fn register(kernel: &mut impl Kernel, count: u16, buffer_bytes: usize) -> io::Result<Self> {
         assert!(count.is_power_of_two() && count <= 32_768, "the kernel wants a power of two");
         let entries = PageMemory::new(usize::from(count) * size_of::<BufRingEntry>());
         let data = PageMemory::new(usize::from(count) * buffer_bytes);
         // SAFETY: `entries` is page-aligned, holds `count` entries, and lives as long as the ring: `Ring` drops
         // its io_uring before its buffers.
-        unsafe { submitter.register_buf_ring_with_flags(entries.start.as_ptr() as u64, count, GROUP, 0)? };
+        unsafe { kernel.provide_buffers(entries.start, count)? };
         let mut buffers = Self { entries, data, count, buffer_bytes, tail: 0 };
         for id in 0..count {
             buffers.publish(id);

@@ -17,6 +17,8 @@ mod slots;
 pub mod socket;
 pub mod table;
 mod tag;
+#[cfg(test)]
+mod tests;
 mod timers;
 
 pub use buffers::Buffer;

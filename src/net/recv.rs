@@ -8,12 +8,13 @@ use libc::{ECANCELED, ENOBUFS};
 
 use super::buffers::{Buffer, GROUP};
 use super::event::{Ended, Event};
+use super::queues::Kernel;
 use super::ring::Ring;
 use super::slots::Receive;
 use super::tag::{Op, conn_data};
 use crate::ids::ConnId;
 
-impl Ring {
+impl<K: Kernel> Ring<K> {
     /// Stops reading soon; what has arrived by then still comes.
     pub fn pause(&mut self, conn: ConnId) {
         let Some(slot) = self.slots.get(conn) else { return };

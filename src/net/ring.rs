@@ -17,7 +17,7 @@ use socket2::SockAddr;
 
 use super::buffers::{Buffer, Buffers};
 use super::event::{Event, ListenerId, RingConfig, RingError};
-use super::queues::Queues;
+use super::queues::{Kernel, Queues};
 use super::slots::Slots;
 use super::tag::{Op, conn_data, split_user_data, user_data};
 use super::timers::Timers;
@@ -25,8 +25,8 @@ use crate::ids::ConnId;
 
 /// The ring of one thread.
 #[derive(Debug)]
-pub struct Ring {
-    queues: Queues,
+pub struct Ring<K = Queues> {
+    kernel: K,
     pub(super) buffers: Buffers,
     pub(super) slots: Slots,
     listeners: Vec<Listener>,
@@ -38,6 +38,9 @@ pub struct Ring {
     pub(super) quiet: Vec<ConnId>,
     /// Those of the last `enter`. When its completions are worked off, what has not failed has succeeded.
     pub(super) quiet_submitted: Vec<ConnId>,
+    /// Counts up each time that quiet sends were submitted. A connection may be on the list above for a send that is
+    /// over, while its next one is not submitted yet: the round tells them apart.
+    pub(super) quiet_round: u64,
     /// Whether one of those is of a connection that was closed meanwhile.
     quiet_closing: bool,
     timers: Timers,
@@ -57,11 +60,17 @@ impl Ring {
     /// Sets the ring up for the calling thread, which alone may use it.
     pub fn new(config: &RingConfig) -> Result<Self, RingError> {
         let mut queues = Queues::new(config).map_err(RingError::Setup)?;
-        queues.submitter.register_ring_fd().map_err(RingError::Register)?;
+        queues.register_descriptor().map_err(RingError::Register)?;
+        Self::over(queues, config)
+    }
+}
+
+impl<K: Kernel> Ring<K> {
+    pub(super) fn over(mut kernel: K, config: &RingConfig) -> Result<Self, RingError> {
         let buffers =
-            Buffers::register(&queues.submitter, config.buffers, config.buffer_bytes).map_err(RingError::Buffers)?;
+            Buffers::register(&mut kernel, config.buffers, config.buffer_bytes).map_err(RingError::Buffers)?;
         Ok(Self {
-            queues,
+            kernel,
             buffers,
             slots: Slots::default(),
             listeners: Vec::new(),
@@ -69,6 +78,7 @@ impl Ring {
             starved: Vec::new(),
             quiet: Vec::new(),
             quiet_submitted: Vec::new(),
+            quiet_round: 0,
             quiet_closing: false,
             timers: Timers::default(),
             doorbell: None,
@@ -165,7 +175,7 @@ impl Ring {
             self.release(conn);
             return;
         }
-        self.quiet_closing |= slot.sending.as_ref().is_some_and(|sending| sending.quiet);
+        self.quiet_closing |= slot.sending.as_ref().is_some_and(|sending| sending.quiet.is_some());
         // A close alone neither ends an armed receive nor a waiting send: a shutdown ends both.
         if let Some(fd) = &slot.fd {
             let _ = rustix::net::shutdown(fd, Shutdown::Both);
@@ -189,20 +199,21 @@ impl Ring {
     /// Submits what was asked for; with `sleep`, waits until there is an event.
     pub fn enter(&mut self, sleep: bool) -> io::Result<()> {
         self.feed_starved();
-        self.queues.submissions.sync();
+        self.kernel.sync_submissions();
         // Tells the kernel what was worked off; what it does not know of would end the wait at once.
-        self.queues.completions.sync();
-        let submit = self.queues.submissions.len() as u32;
-        let wait = sleep && self.ready.is_empty() && self.queues.completions.is_empty();
-        if submit == 0 && !wait && !self.queues.submissions.taskrun() {
+        self.kernel.sync_completions();
+        let submit = self.kernel.unsubmitted() as u32;
+        let wait = sleep && self.ready.is_empty() && !self.kernel.has_completion();
+        if submit == 0 && !wait && !self.kernel.has_deferred_work() {
             return Ok(());
         }
         self.enters += 1;
-        let result = self.queues.enter(submit, u32::from(wait));
-        self.queues.submissions.sync();
-        self.queues.completions.sync();
-        if self.queues.submissions.is_empty() {
+        let result = self.kernel.enter(submit, u32::from(wait));
+        self.kernel.sync_submissions();
+        self.kernel.sync_completions();
+        if self.kernel.unsubmitted() == 0 {
             self.quiet_submitted.append(&mut self.quiet);
+            self.quiet_round += 1;
         }
         match result {
             Ok(_) => Ok(()),
@@ -215,7 +226,7 @@ impl Ring {
     /// Whether there is more to do before sleeping. Deferred work in the kernel does not count: a sleeping
     /// [`Ring::enter`] runs it first, while the flag for it may be left over from work that is done.
     pub fn has_work(&mut self) -> bool {
-        !self.ready.is_empty() || self.quiet_closing || !self.queues.completions.is_empty()
+        !self.ready.is_empty() || self.quiet_closing || self.kernel.has_completion()
     }
 
     /// The next thing that happened, if it is known already.
@@ -224,7 +235,7 @@ impl Ring {
             if let Some(event) = self.ready.pop_front() {
                 return Some(event);
             }
-            let Some(completion) = self.queues.completions.next() else {
+            let Some(completion) = self.kernel.next_completion() else {
                 self.quiet_closing &= !self.quiet.is_empty();
                 return self.next_quiet();
             };
@@ -335,13 +346,13 @@ impl Ring {
         // SAFETY: what entries point to stays in place until their completion: outgoing bytes and addresses in
         // their slot, which is not freed before; timespecs in `timers` until they fire; received bytes go to
         // registered buffers.
-        while unsafe { self.queues.submissions.push(entry) }.is_err() {
+        while !unsafe { self.kernel.push(entry) } {
             self.enters += 1;
-            self.queues.submissions.sync();
-            let submit = self.queues.submissions.len() as u32;
+            self.kernel.sync_submissions();
+            let submit = self.kernel.unsubmitted() as u32;
             // A failure here is seen again, and reported, by the `enter` that ends the turn.
-            let _ = self.queues.enter(submit, 0);
-            self.queues.submissions.sync();
+            let _ = self.kernel.enter(submit, 0);
+            self.kernel.sync_submissions();
         }
     }
 }

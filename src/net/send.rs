@@ -12,12 +12,13 @@ use io_uring::{opcode, squeue};
 use libc::{EAGAIN, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_WAITALL};
 
 use super::event::Event;
+use super::queues::Kernel;
 use super::ring::Ring;
 use super::slots::{Outgoing, Sending};
 use super::tag::{Op, conn_data};
 use crate::ids::ConnId;
 
-impl Ring {
+impl<K: Kernel> Ring<K> {
     /// Whether a send is in flight; then no other may start.
     pub fn is_sending(&mut self, conn: ConnId) -> bool {
         self.slots.get(conn).is_some_and(|slot| slot.sending.is_some())
@@ -33,7 +34,7 @@ impl Ring {
     pub fn send(&mut self, conn: ConnId, bytes: Outgoing, quiet: bool) {
         let Some(slot) = self.slots.get(conn) else { return };
         assert!(slot.sending.is_none(), "one send in flight per connection");
-        slot.sending = Some(Sending { bytes, sent: 0, quiet });
+        slot.sending = Some(Sending { bytes, sent: 0, quiet: quiet.then_some(self.quiet_round) });
         slot.in_flight += 1;
         if quiet {
             self.quiet.push(conn);
@@ -45,7 +46,7 @@ impl Ring {
     pub(super) fn on_send(&mut self, conn: ConnId, result: i32) -> Option<Event> {
         let slot = self.slots.get(conn)?;
         let sending = slot.sending.as_mut().expect("a send completes once");
-        sending.quiet = false;
+        sending.quiet = None;
         sending.sent += result.max(0) as usize;
         let is_whole = sending.sent == sending.bytes.as_slice().len();
         if !is_whole && (result >= 0 || -result == EAGAIN) && !slot.closing {
@@ -71,7 +72,8 @@ impl Ring {
     /// them are worked off: those that failed are quiet no more.
     pub(super) fn next_quiet(&mut self) -> Option<Event> {
         while let Some(conn) = self.quiet_submitted.pop() {
-            let succeeded = self.slots.get(conn).and_then(|slot| slot.sending.as_ref()).is_some_and(|send| send.quiet);
+            let round = self.slots.get(conn).and_then(|slot| slot.sending.as_ref()).and_then(|sending| sending.quiet);
+            let succeeded = round.is_some_and(|round| round < self.quiet_round);
             if succeeded && let Some(event) = self.end_send(conn, 0) {
                 return Some(event);
             }
@@ -101,7 +103,7 @@ impl Ring {
         let wait = if op == Op::Send { MSG_DONTWAIT } else { 0 };
         let flags = MSG_WAITALL | MSG_NOSIGNAL | wait;
         let mut entry = opcode::Send::new(fd, rest.as_ptr(), rest.len() as u32).flags(flags).build();
-        if sending.quiet {
+        if sending.quiet.is_some() {
             entry = entry.flags(squeue::Flags::SKIP_SUCCESS);
         }
         self.push(&entry.user_data(conn_data(op, conn)));

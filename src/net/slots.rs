@@ -62,8 +62,8 @@ pub(super) enum Receive {
 pub(super) struct Sending {
     pub(super) bytes: Outgoing,
     pub(super) sent: usize,
-    /// Whether success comes without a completion.
-    pub(super) quiet: bool,
+    /// Success comes without a completion: the round ([`super::Ring`]) whose end it is over with.
+    pub(super) quiet: Option<u64>,
 }
 
 /// All sockets of a ring.

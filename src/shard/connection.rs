@@ -9,6 +9,7 @@ use super::hub::Port;
 use super::tls::Tls;
 use crate::chat::AudienceId;
 use crate::chat::outbox::Outbox;
+use crate::clock::Time;
 use crate::codec::lines;
 use crate::codec::websocket::Decoder;
 use crate::ids::ConnId;
@@ -22,6 +23,8 @@ pub(super) struct Connection {
     pub(super) transport: Transport,
     pub(super) phase: Phase,
     pub(super) outbox: Outbox,
+    /// When it was accepted, in Unix seconds.
+    pub(super) since_unix_s: u32,
     /// When the oldest bytes in the outbox were pushed.
     pub(super) queued_us: u64,
     /// The rest of a large frame, of which a piece is in flight.
@@ -116,12 +119,13 @@ pub(super) enum Encoding {
 
 impl Connection {
     /// A connection that was just accepted.
-    pub(super) fn new(id: ConnId, transport: Transport) -> Self {
+    pub(super) fn new(id: ConnId, transport: Transport, now: Time) -> Self {
         Self {
             id,
             transport,
             phase: Phase::Open,
             outbox: Outbox::default(),
+            since_unix_s: (now.unix_ms / 1_000) as u32,
             queued_us: 0,
             unsent: Bytes::new(),
             held: Vec::new(),

@@ -28,6 +28,8 @@ use crate::telemetry::metrics::RefusedReason;
 pub(super) struct Gate {
     quotas: Arc<Quotas>,
     rules: Arc<GateConfig>,
+    /// Someone other than the rules wants to know addresses.
+    names_peers: bool,
     /// Connections whose address is known.
     peers: HashMap<ConnId, Peer>,
     /// Connections that are counted for their user.
@@ -58,9 +60,9 @@ pub(super) struct Arrival {
 }
 
 impl Gate {
-    /// A door with these rules.
-    pub(super) fn new(quotas: Arc<Quotas>, rules: Arc<GateConfig>) -> Self {
-        Self { quotas, rules, peers: HashMap::default(), users: HashMap::default() }
+    /// A door with these rules. `names_peers`: addresses are wanted whatever the rules are.
+    pub(super) fn new(quotas: Arc<Quotas>, rules: Arc<GateConfig>, names_peers: bool) -> Self {
+        Self { quotas, rules, names_peers, peers: HashMap::default(), users: HashMap::default() }
     }
 
     /// Goes on with other rules. Who is inside stays, and who came in uncounted stays so.
@@ -70,7 +72,7 @@ impl Gate {
 
     /// Whether [`Gate::arrive`] wants to know a peer's address.
     pub(super) fn needs_addresses(&self) -> bool {
-        self.rules.needs_addresses()
+        self.names_peers || self.rules.needs_addresses()
     }
 
     /// The address of a connection's client, where it is known.
@@ -171,7 +173,7 @@ impl Hub {
 
     /// A connection begins with a PROXY header.
     pub(super) fn await_proxy_header(&mut self, id: ConnId, port: Port) {
-        self.insert(Connection::new(id, Transport::Proxied { port, header: Vec::new() }));
+        self.insert(Connection::new(id, Transport::Proxied { port, header: Vec::new() }, self.now));
         self.set_alarm(id, Alarm::Handshake, self.limits.handshake_timeout.as_millis() as u64);
     }
 

@@ -13,6 +13,8 @@ use super::identity::Desk;
 use super::outputs::FollowUps;
 use super::pace::Load;
 use super::tls::Handshakes;
+use crate::chat::exchange::Refusal;
+use crate::chat::operate::OrderReply;
 use crate::chat::outbox::OutboxLimits;
 use crate::chat::wheel::Wheel;
 use crate::chat::{ConnKind, CoreConfig, Input, State};
@@ -43,6 +45,8 @@ pub(super) struct Hub {
     pub(super) admission: Arc<Admission>,
     pub(super) gate: Gate,
     pub(super) desk: Desk,
+    /// Answers to operators, with tickets, that the loop passes on at the end of the turn.
+    pub(super) answered: Vec<(u64, Result<OrderReply, Refusal>)>,
     pub(super) entropy: Entropy,
     /// Bounds log lines that peers cause.
     pub(super) throttle: Throttle,
@@ -155,6 +159,7 @@ impl Hub {
             admission: Arc::new(Admission::of(config)),
             gate,
             desk,
+            answered: Vec::new(),
             entropy: Entropy::new(),
             throttle: Throttle::default(),
             tls,
@@ -172,7 +177,7 @@ impl Hub {
             Port::Http => Transport::Http { head: Vec::new() },
             Port::Lines => Transport::ChatTcp(lines::Decoder::new()),
         };
-        self.insert(Connection::new(id, transport));
+        self.insert(Connection::new(id, transport, self.now));
         if self.tls.is_some() {
             return self.await_handshake(id, port);
         }

@@ -17,7 +17,8 @@ use super::connection::Transport;
 use super::hub::Hub;
 use super::mailbox::Post;
 use crate::access::Identity;
-use crate::chat::{Question, Refusal, auth};
+use crate::chat::log::{SanctionKind, Scope};
+use crate::chat::{Note, Question, Refusal, auth};
 use crate::config::Auth;
 use crate::hooks::{self, About, HookLine, Notice};
 use crate::ids::{ConnId, ShardId};
@@ -275,6 +276,42 @@ impl Hub {
             .write();
         }
         self.follow_ups.identified(conn, Err(refusal));
+    }
+
+    /// Something was done to someone.
+    pub(super) fn note(&mut self, note: &Note) {
+        let (event, user, room, by) = match note {
+            Note::Kick { room, user, by } => (Security::Kick, Some(user), Some(room), by),
+            Note::Close { room, by } => (Security::Close, None, Some(room), by),
+            Note::Sanction(record) => {
+                let event = match record.kind {
+                    _ if record.lifted => Security::Lift,
+                    SanctionKind::Ban => Security::Ban,
+                    SanctionKind::Mute => Security::Mute,
+                    SanctionKind::Revoke => Security::Revoke,
+                };
+                let (user, room) = match &record.scope {
+                    Scope::Room(room, user) => (Some(user), Some(room)),
+                    Scope::User(user) => (Some(user), None),
+                    Scope::Token(_) => (None, None),
+                };
+                (event, user, room, &record.by)
+            }
+        };
+        let until = match note {
+            Note::Sanction(record) => record.until_unix_ms.map(|until| format!("until {until}")),
+            _ => None,
+        };
+        // Whoever is host of a room of their own could fill the log.
+        let suppressed = match by {
+            None => 0,
+            Some(_) => match self.throttle.admit(event.as_str(), self.now) {
+                Some(suppressed) => suppressed,
+                None => return,
+            },
+        };
+        let by = by.as_ref().map_or("operator", |by| by.as_str());
+        Record { user, room, by: Some(by), detail: until.as_deref(), suppressed, ..Record::new(event, "done") }.write();
     }
 
     /// A connection's name, as `welcome` has it.

@@ -14,14 +14,11 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 use flume::{Receiver, Sender, TrySendError};
 
 use super::reload::Settings;
-use crate::chat::log::LetterOrder;
-use crate::chat::{Delivery, Request, placement};
-use crate::ids::{RoomName, ShardId};
+use crate::chat::operate::Order;
+use crate::chat::{Delivery, Request};
+use crate::ids::ShardId;
 use crate::limits::MAILBOX_BATCHES_MAX;
 use crate::net::Doorbell;
-
-/// An operator's order about a room.
-type Order = (RoomName, LetterOrder);
 
 /// Envelopes that one shard gathered for another in one turn.
 #[derive(Debug)]
@@ -31,6 +28,9 @@ pub(super) struct Batch<T> {
     pub(super) sent_us: u64,
     pub(super) envelopes: Vec<T>,
 }
+
+/// An operator's order with the ticket for its answer.
+type Numbered = (u64, Order);
 
 /// The mailboxes of all shards. Made before the descriptor tables are split, so that every shard has every bell.
 #[derive(Debug)]
@@ -42,8 +42,8 @@ pub(super) struct Post {
 struct Inbox {
     deliveries: Queue<Delivery>,
     requests: Queue<Request>,
-    /// What operators want; from the admin thread.
-    orders: (Sender<Order>, Receiver<Order>),
+    /// What operators want, with tickets; from the admin thread.
+    orders: (Sender<Numbered>, Receiver<Numbered>),
     /// What has changed in the configuration; from the main thread.
     settings: (Sender<Arc<Settings>>, Receiver<Arc<Settings>>),
     bell: Doorbell,
@@ -65,11 +65,10 @@ impl Post {
         Ok(Self { inboxes })
     }
 
-    /// Gives the shard that owns a room an operator's order; false when it has too many.
-    pub(super) fn order(&self, room: RoomName, order: LetterOrder) -> bool {
-        let shard = placement::owner(room.placement_hash(), self.inboxes.len() as u16);
+    /// Gives a shard an operator's order; false when it has too many.
+    pub(super) fn order(&self, shard: ShardId, ticket: u64, order: Order) -> bool {
         let inbox = &self.inboxes[shard.index()];
-        let sent = inbox.orders.0.try_send((room, order)).is_ok();
+        let sent = inbox.orders.0.try_send((ticket, order)).is_ok();
         inbox.bell.ring();
         sent
     }
@@ -215,8 +214,8 @@ impl Mailbox {
         Some(batch)
     }
 
-    /// The next order of an operator.
-    pub(super) fn next_order(&mut self) -> Option<Order> {
+    /// The next order of an operator, and its ticket.
+    pub(super) fn next_order(&mut self) -> Option<(u64, Order)> {
         self.inbox().orders.1.try_recv().ok()
     }
 

@@ -7,6 +7,7 @@ use super::connection::{Connection, Phase};
 use super::fanout::{self, Encoder};
 use super::hub::{Due, Hub};
 use crate::access::Identity;
+use crate::chat::operate::{OrderReply, TransportView};
 use crate::chat::outbox::{Kind, Pushed};
 use crate::chat::{AudienceId, Input, Output, Refusal};
 use crate::ids::ConnId;
@@ -88,8 +89,25 @@ impl Hub {
                 self.identify(conn, token.as_deref(), name.as_deref(), refresh);
             }
             Output::Consult { conn, question } => self.consult(conn, question),
+            Output::Noted(note) => self.note(&note),
             Output::Unblocked { conn } => self.unblocked.push(conn),
+            Output::Answered { ticket, outcome } => self.answer_operator(ticket, outcome),
         }
+    }
+
+    /// Passes an answer on, with what only the shell knows of connections.
+    fn answer_operator(&mut self, ticket: u64, mut outcome: Result<OrderReply, Refusal>) {
+        if let Ok(OrderReply::Connections { connections, .. }) = &mut outcome {
+            for view in connections {
+                let connection = self.connections.get(view.conn);
+                view.transport = connection.map(|connection| TransportView {
+                    kind: connection.kind().label(),
+                    since_unix_s: connection.since_unix_s.into(),
+                    address: self.gate.address(view.conn),
+                });
+            }
+        }
+        self.answered.push((ticket, outcome));
     }
 
     /// Tells the core that a connection is gone, after its outputs so far.

@@ -5,12 +5,14 @@
 use std::sync::Arc;
 
 use flume::Sender;
+use tokio::sync::watch;
 
 use super::hub::{Admission, Hub};
 use super::mailbox::Post;
+use crate::admin::{AdminKeys, Facts};
 use crate::chat::outbox::OutboxLimits;
 use crate::chat::{Consults, Input, Rules};
-use crate::config::{Auth, Changes, Config, ConfigError, GateConfig, Loaded, take_over};
+use crate::config::{Auth, Changes, Config, ConfigError, GateConfig, Loaded, Problem, explained, take_over};
 use crate::hooks::HookEvent;
 use crate::store::Store;
 use crate::telemetry::audit::{Record, Security};
@@ -44,11 +46,30 @@ pub(super) struct Running {
     config: Config,
     tls: Option<Arc<TlsConfigs>>,
     surroundings: Surroundings,
+    /// What the admin port is told of it.
+    facts: watch::Sender<Facts>,
+}
+
+/// What holds from now on.
+struct Taken {
+    config: Config,
+    changes: Changes,
+    tls: Option<Arc<TlsConfigs>>,
+    facts: Facts,
 }
 
 impl Running {
-    pub(super) fn new(config: Config, tls: Option<Arc<TlsConfigs>>, surroundings: Surroundings) -> Self {
-        Self { config, tls, surroundings }
+    pub(super) fn new(
+        loaded: &Loaded,
+        tls: Option<Arc<TlsConfigs>>,
+        surroundings: Surroundings,
+    ) -> Result<Self, Problem> {
+        Ok(Self { config: loaded.config.clone(), tls, surroundings, facts: watch::Sender::new(facts(loaded)?) })
+    }
+
+    /// What the admin port is told, now and later.
+    pub(super) fn facts(&self) -> watch::Receiver<Facts> {
+        self.facts.subscribe()
     }
 
     /// Reads the configuration and has everyone take over what has changed.
@@ -58,10 +79,11 @@ impl Running {
         store: Option<&Store>,
         keys: Option<&KeyRing>,
     ) -> Result<Changes, ConfigError> {
-        let (config, changes, tls) = self.read(keys).inspect_err(|error| {
+        let Taken { config, changes, tls, facts } = self.read(keys).inspect_err(|error| {
             tracing::error!(%error, "the configuration was not reloaded: nothing has changed");
             Record::new(Security::Reload, "refused").write();
         })?;
+        self.facts.send_replace(facts);
         let settings = Arc::new(Settings::of(&config, tls.clone()));
         if let Some(store) = store {
             store.set_policies(settings.rules.policies.clone());
@@ -79,19 +101,21 @@ impl Running {
     }
 
     /// Reads the configuration, and the files that it names: a certificate may have been renewed in its place.
-    fn read(&self, keys: Option<&KeyRing>) -> Result<(Config, Changes, Option<Arc<TlsConfigs>>), ConfigError> {
-        let read = (self.surroundings.read)()?;
+    fn read(&self, keys: Option<&KeyRing>) -> Result<Taken, ConfigError> {
+        let mut read = (self.surroundings.read)()?;
         let (config, changes) = take_over(&self.config, &read.config);
         let tls = match &self.tls {
             Some(tls) => tls.reload(&config),
             None => TlsConfigs::load(&config),
         };
         let tls = tls.map_err(|problem| read.blame(problem))?.map(Arc::new);
+        read.config = config.clone();
+        let facts = facts(&read).map_err(|problem| read.blame(problem))?;
         // The last that may fail, for it takes effect at once.
         if let Some(keys) = keys {
             keys.reload(&config.token).map_err(|problem| read.blame(problem))?;
         }
-        Ok((config, changes, tls))
+        Ok(Taken { config, changes, tls, facts })
     }
 }
 
@@ -123,6 +147,21 @@ impl Settings {
             handshake_budget_us: config.tls.handshake_budget.as_micros() as u64,
         }
     }
+}
+
+/// What the admin port needs of a configuration.
+fn facts(loaded: &Loaded) -> Result<Facts, Problem> {
+    let keys = loaded.config.admin_key_file.as_deref().map(|path| {
+        AdminKeys::read(path).map_err(|error| {
+            let what = format!("{} cannot be used: {error}", path.display());
+            Problem::new("admin_key_file", what, "write a key into it: openssl rand -hex 32")
+        })
+    });
+    Ok(Facts {
+        keys: keys.transpose()?,
+        message_bytes_max: loaded.config.limits.max_message_bytes,
+        settings: explained(loaded),
+    })
 }
 
 impl Hub {

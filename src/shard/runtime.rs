@@ -6,7 +6,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +29,7 @@ use crate::admin;
 use crate::chat::CoreConfig;
 use crate::clock::Clock;
 use crate::config::layout::{Layout, Machine};
-use crate::config::{Auth, Config, Problem};
+use crate::config::{Auth, Changes, Config, ConfigError, Loaded, Problem};
 use crate::hooks::{self, HookError, HookLine, Hooks};
 use crate::ids::ShardId;
 use crate::limits::EXCHANGE_BACKLOG_MAX;
@@ -82,31 +81,40 @@ pub enum ServeError {
 
 /// Runs the server until it is told to stop by SIGTERM or SIGINT; SIGHUP has it read its configuration anew. Returns once everyone is told and gone, or the
 /// drain timeout has passed.
-pub fn serve(config: &Config, surroundings: Surroundings) -> Result<(), ServeError> {
+pub fn serve(loaded: &Loaded, surroundings: Surroundings) -> Result<(), ServeError> {
+    let config = &loaded.config;
     let machine = Machine::detect();
     let layout = Layout::decide(config, &machine).map_err(ServeError::Config)?;
     probe::probe().map_err(ServeError::Ring)?;
-    let key = config.admin_key_file.as_deref().map(read_key).transpose()?;
     let readiness = Arc::new(Readiness::default());
     let metrics: &'static Metrics = Box::leak(Box::new(Metrics::new(layout.shards())));
     let (notify, notices) = flume::bounded(NOTICES_MAX);
     // The handler writes to a pipe that every table must have, for a signal may arrive in any thread.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let tls = TlsConfigs::load(config).map_err(ServeError::Config)?.map(Arc::new);
-    let mut server = Server::start(config, &layout, tls.clone(), metrics, &notify)?;
-    let post = server.post.clone();
+    let mut running = Running::new(loaded, tls.clone(), surroundings).map_err(ServeError::Config)?;
+    let switchboard = admin::Switchboard::default();
+    let mut server = Server::start(config, &layout, tls.clone(), metrics, &notify, &switchboard.answers())?;
+    let (post, drained, reloaded) = (server.post.clone(), notify.clone(), notify.clone());
     let subject = admin::Subject {
-        key,
+        facts: running.facts(),
         metrics,
         readiness: readiness.clone(),
         store: server.store.as_ref().map(Store::reader),
-        order: Arc::new(move |room, order| post.order(room, order)),
+        switchboard,
+        post: Arc::new(move |shard, ticket, order| post.order(shard, ticket, order)),
+        // The main thread listens until the server has ended.
+        drain: Arc::new(move || drop(drained.send(Notice::Drain))),
+        reload: Arc::new(move || {
+            let (answer, answered) = flume::bounded(1);
+            let _ = reloaded.send(Notice::Reload(Some(answer)));
+            answered.recv().map_or_else(|_| STOPPED.into(), reload_report)
+        }),
     };
     let admin = admin::spawn(&config.admin_listen, subject)?;
     announce(&layout, &server.addresses, tls.is_some(), admin.addresses());
     forward_signals(signals, notify)?;
     readiness.enter(readiness::Stage::Ready);
-    let mut running = Running::new(config.clone(), tls, surroundings);
     let result = server.wait(&notices, &readiness, &mut running, config.drain_timeout);
     admin.stop();
     if let Some(hooks) = server.hooks.take() {
@@ -118,17 +126,25 @@ pub fn serve(config: &Config, surroundings: Surroundings) -> Result<(), ServeErr
     result
 }
 
-fn read_key(path: &Path) -> Result<admin::AdminKey, ServeError> {
-    admin::AdminKey::read(path).map_err(|error| {
-        let what = format!("{} cannot be used: {error}", path.display());
-        ServeError::Config(Problem::new("admin_key_file", what, "write a key into it: openssl rand -hex 32"))
-    })
+fn reload_report(outcome: Result<Changes, ConfigError>) -> admin::ReloadReport {
+    let keys = |keys: Vec<&str>| keys.into_iter().map(str::to_owned).collect();
+    match outcome {
+        Ok(Changes { applied, unchanged, needs_restart }) => admin::ReloadReport {
+            applied: keys(applied),
+            unchanged: keys(unchanged),
+            needs_restart: keys(needs_restart),
+            error: None,
+        },
+        Err(error) => error.to_string().into(),
+    }
 }
 
 /// Something that the main thread must hear.
 enum Notice {
-    /// The operator wants the server to stop.
+    /// The operator wants the server to stop. A second signal ends it at once.
     Signal,
+    /// The same over the admin port, any number of times.
+    Drain,
     /// The configuration is to be read anew.
     Reload(Option<ReloadAnswer>),
     /// A shard has ended, of itself or because it was told to.
@@ -169,6 +185,7 @@ struct Seed {
     core: CoreConfig,
     post: Arc<Post>,
     control: Arc<Control>,
+    answers: admin::Answers,
     quotas: Arc<Quotas>,
     metrics: &'static Metrics,
     connections_max: usize,
@@ -193,6 +210,7 @@ impl Server {
         tls: Option<Arc<TlsConfigs>>,
         metrics: &'static Metrics,
         notify: &Sender<Notice>,
+        answers: &admin::Answers,
     ) -> Result<Self, ServeError> {
         let shards = layout.shards();
         let post = Arc::new(Post::new(shards)?);
@@ -230,6 +248,7 @@ impl Server {
                 core,
                 post: post.clone(),
                 control: control.clone(),
+                answers: answers.clone(),
                 quotas: quotas.clone(),
                 metrics,
                 connections_max: layout.connections_per_shard as usize,
@@ -268,7 +287,8 @@ impl Server {
         loop {
             let left = deadline.saturating_sub(Duration::from_micros(clock.now().us)).min(A_DAY);
             match notices.recv_timeout(left) {
-                Ok(Notice::Signal) if deadline == Duration::MAX => {
+                Ok(Notice::Drain) if deadline != Duration::MAX => {}
+                Ok(Notice::Signal | Notice::Drain) if deadline == Duration::MAX => {
                     tracing::info!(
                         drain_timeout_ms = drain.as_millis() as u64,
                         "stopping; a second signal ends at once"
@@ -285,7 +305,7 @@ impl Server {
                         let _ = answer.try_send(outcome);
                     }
                 }
-                Ok(Notice::Signal) => std::process::exit(EXIT_BY_SECOND_SIGNAL),
+                Ok(Notice::Signal | Notice::Drain) => std::process::exit(EXIT_BY_SECOND_SIGNAL),
                 Ok(Notice::Ended(shard, result)) => {
                     result?;
                     debug_assert!(deadline != Duration::MAX, "shard {shard:?} ended without being told to");
@@ -406,7 +426,10 @@ fn open_shard(
         bound.push((port, address));
     }
     let metrics = &seed.metrics.shards[shard.index()];
-    let gate = Gate::new(seed.quotas, Arc::new(seed.config.gate.clone()));
+    metrics.thread.set(rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs().into());
+    // For audit records and for the application.
+    let names_peers = seed.config.auth == Auth::Token || seed.config.hooks.url.is_some();
+    let gate = Gate::new(seed.quotas, Arc::new(seed.config.gate.clone()), names_peers);
     let entrance = Entrance { gate, desk, tls: seed.tls };
     let hub = Hub::new(seed.core, &seed.config, entrance, metrics, seed.clock.now());
     let beat = Beat::new(seed.config.coalesce_max.as_micros() as u64);
@@ -415,6 +438,7 @@ fn open_shard(
         hub,
         mailbox,
         store: StoreLine::new(seed.line),
+        answers: seed.answers,
         acceptor,
         control: seed.control,
         clock: seed.clock,
@@ -470,6 +494,7 @@ const EXECUTOR_IO_MEMORY_BYTES: usize = 64 * 1024;
 /// it that there is nothing to run and sleeps until something wakes it (`run_task_queues` in glommio 0.9).
 const EXECUTOR_PREEMPT: Duration = Duration::from_secs(86_400);
 const NOTICES_MAX: usize = 64;
+const STOPPED: &str = "the server stops";
 const RETRY_AFTER_MS_MIN: u64 = 1_000;
 /// What the application may still be told of when all connections are gone.
 const HOOKS_TIME: Duration = Duration::from_secs(2);

@@ -123,7 +123,7 @@ impl Hub {
 
     /// Bytes came from a peer that speaks TLS, or should.
     pub(super) fn received_tls(&mut self, id: ConnId, bytes: &mut [u8]) {
-        let Some(connection) = self.connections.get(id) else { return };
+        let Some(connection) = self.connections.get(id).filter(|_| !bytes.is_empty()) else { return };
         let (is_open, is_closed) = (connection.is_open(), connection.phase == Phase::Closed);
         let Some(tls) = connection.tls.as_deref_mut() else { return };
         match tls.stage() {
@@ -183,6 +183,9 @@ impl Hub {
             let outcome = session.advance(&mut self.plain);
             if session.stage() == Stage::Open {
                 self.handshake_done(id);
+            } else {
+                // Of one that failed right after its handshake nothing is taken.
+                self.plain.clear();
             }
             self.decrypted(id, outcome);
             let Some(Connection { tls: Some(tls), pending, .. }) = self.connections.get(id) else { return true };
@@ -223,17 +226,17 @@ impl Hub {
             }
         }
         let Some(connection) = self.connections.get(id) else { return };
-        let Some(session) = connection.tls.as_ref().and_then(|tls| tls.session.as_ref()) else { return };
-        let (has_outgoing, peer_closed) = (session.has_outgoing(), session.peer_closed());
-        if has_outgoing {
+        let Some(tls) = connection.tls.as_deref() else { return };
+        let has_ended = tls.session.as_ref().is_some_and(TlsSession::peer_closed) && !connection.flags.read_ended;
+        if tls.has_outgoing() {
             connection.wants_write(&mut self.due, self.now);
         }
         if let Err(error) = outcome {
             self.tls_failed(id, &error);
-        } else if peer_closed && !connection.flags.read_ended {
+        } else if has_ended {
             self.read_ended(id, Ended::Finished);
-            self.pump();
         }
+        self.pump();
     }
 
     /// The socket gives no more bytes.

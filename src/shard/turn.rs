@@ -14,6 +14,7 @@ use super::mailbox::{Batch, Mailbox};
 use super::pace::Beat;
 use super::shutdown::{Control, Stage};
 use super::store::StoreLine;
+use crate::admin::Answers;
 use crate::chat::outbox::Batch as Write;
 use crate::chat::{Input, Request};
 use crate::clock::Clock;
@@ -28,6 +29,8 @@ pub(super) struct Shard {
     pub(super) hub: Hub,
     pub(super) mailbox: Mailbox,
     pub(super) store: StoreLine,
+    /// Where answers to operators go.
+    pub(super) answers: Answers,
     pub(super) acceptor: Acceptor,
     pub(super) control: Arc<Control>,
     pub(super) clock: Clock,
@@ -55,10 +58,10 @@ impl Shard {
             self.hub.now = self.clock.now();
             self.events();
             self.mail();
-            self.orders();
             self.settings();
             self.hub.hear_answers();
             self.store.hear(&mut self.hub);
+            self.orders();
             if self.hub.next_deadline_ms().is_some_and(|deadline| deadline <= self.hub.now.ms()) {
                 self.hub.tick();
             }
@@ -66,6 +69,7 @@ impl Shard {
             self.follow_stage();
             self.post();
             self.store.send(&mut self.hub.core);
+            self.answer_operators();
             self.write();
             self.handshakes()?;
             self.grant_wishes();
@@ -177,10 +181,12 @@ impl Shard {
         }
     }
 
-    /// Carries out what an operator wants.
+    /// Carries out what operators want, as far as there is room for what follows from it.
     fn orders(&mut self) {
-        while let Some((room, order)) = self.mailbox.next_order() {
-            let _ = self.hub.core.handle(Input::Letters { room, order }, self.hub.now);
+        while self.hub.core.takes_requests()
+            && let Some((ticket, order)) = self.mailbox.next_order()
+        {
+            let _ = self.hub.core.handle(Input::Order { ticket, order }, self.hub.now);
             self.hub.pump();
         }
     }
@@ -189,6 +195,12 @@ impl Shard {
     fn settings(&mut self) {
         while let Some(settings) = self.mailbox.next_settings() {
             self.hub.take_over(&settings);
+        }
+    }
+
+    fn answer_operators(&mut self) {
+        for (ticket, outcome) in self.hub.answered.drain(..) {
+            self.answers.give(ticket, outcome);
         }
     }
 
@@ -306,7 +318,7 @@ impl Shard {
             || !self.hub.due.wishes.is_empty()
             || !self.hub.handshakes.is_empty()
             || self.can_post()
-            || self.mailbox.has_orders()
+            || self.mailbox.has_orders() && self.hub.core.takes_requests()
             || self.mailbox.has_settings()
             || self.hub.desk.has_answers()
             || self.store.has_work(&self.hub.core)

@@ -46,6 +46,8 @@ pub const LIMITED: [&str; 4] = ["messages", "bytes", "joins", "room_members"];
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct ShardMetrics {
+    /// The thread that runs it; 0 before it runs. No metric.
+    pub thread: Gauge,
     /// Open connections, by [`ConnectionKind`].
     pub connections: PerKind<Gauge>,
     /// Connections accepted.

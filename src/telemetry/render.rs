@@ -165,7 +165,7 @@ fn connection_families() -> Vec<Family> {
         ),
         row(
             "hubbub_tls_handshake_step",
-            "CPU time of one step of a TLS handshake",
+            "Time that one step of a TLS handshake took",
             Some(Unit::Seconds),
             R::Histogram(|s| &s.tls_handshake_us, MICROSECONDS),
         ),

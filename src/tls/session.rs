@@ -186,9 +186,9 @@ impl TlsSession {
         None
     }
 
-    /// Works through `bytes` and gives how many of them are used up.
+    /// Works through `bytes` and gives how many of them are used up: all, where nothing can follow any more.
     fn process(&mut self, bytes: &mut [u8], plain: &mut Vec<u8>) -> Result<usize, TlsFailure> {
-        if self.stage == Stage::Failed {
+        if self.stage == Stage::Failed || self.peer_closed {
             return Ok(bytes.len());
         }
         let mut used = 0;
@@ -214,7 +214,8 @@ impl TlsSession {
             }
             used += discard;
             if is_through {
-                return self.settle(used, bytes.len() - used).map(|()| used);
+                self.settle(used, bytes.len() - used)?;
+                return Ok(if self.peer_closed { bytes.len() } else { used });
             }
         }
     }

@@ -27,7 +27,7 @@ pub struct Key {
 
 #[derive(Clone)]
 enum Check {
-    Secret(hmac::Key),
+    Secret(Box<hmac::Key>),
     Public(ParsedPublicKey),
 }
 
@@ -58,7 +58,7 @@ impl Key {
             (Algorithm::Hs512, hmac::HMAC_SHA512),
         ];
         let usable = hashes.into_iter().filter(|(_, hash)| secret.len() >= hash.digest_algorithm().output_len());
-        let checks = usable.map(|(algorithm, hash)| (algorithm, Check::Secret(hmac::Key::new(hash, secret))));
+        let checks = usable.map(|(algorithm, hash)| (algorithm, Check::Secret(Box::new(hmac::Key::new(hash, secret)))));
         Ok(Self { kid: kid.map(Into::into), checks: checks.collect() })
     }
 

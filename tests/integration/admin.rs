@@ -107,7 +107,7 @@ fn a_profile_names_what_runs_and_disturbs_nobody() {
     let server = Server::with(["--shards=2", "--admin-key-file", key.to_str().unwrap()]);
     let target = "/debug/pprof/profile?seconds=1&hz=999";
     for wrong in [vec![], vec![("Authorization", "Bearer a key of another test ")]] {
-        assert_eq!(http(server.admin(), "GET", target, &wrong).status, 403);
+        assert_eq!(http(server.admin(), "GET", target, &wrong).status, 401);
     }
     let shows = [("Authorization", "Bearer a key of this test alone")];
     let admin = server.admin();

@@ -96,7 +96,7 @@ fn a_backup_needs_the_key_and_the_right_way() {
     };
     let wrong = folder.path().join("wrong");
     std::fs::write(&wrong, "another key than that one").unwrap();
-    refused(backup(server.admin(), &format!("--admin-key-file={}", wrong.display()), &file), "403");
+    refused(backup(server.admin(), &format!("--admin-key-file={}", wrong.display()), &file), "401");
     refused(hubbub(&["store", "backup", &format!("--admin=http://{}", server.admin())]), "--admin-key-file");
     let data = format!("--data-dir={}", launch.data_dir().display());
     refused(hubbub(&["store", "backup", &data]), "--admin http://HOST:PORT");

@@ -320,7 +320,7 @@ fn a_proxy_protocol_without_proxies_ends_the_start() {
     let output = run_to_end(&["check-config", "--proxy-protocol"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("no proxy is trusted, so nobody could connect"), "{said}");
+    assert!(said.contains("(--proxy-protocol): no proxy is trusted, so nobody could connect"), "{said}");
     let output = run_to_end(&["check-config", "--trusted-proxies=10.0.0.1/8"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.code() == Some(2) && said.contains("write IP or IP/BITS"), "{said}");

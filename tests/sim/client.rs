@@ -11,6 +11,7 @@ use hubbub::message::command::{Command, CommandBody, Connect, Position, Resume a
 use hubbub::message::event::Event;
 
 use crate::env::Env;
+use crate::outsiders::{Outsider, is_outsider};
 use crate::talk::{Labels, Talk, body_of, plain};
 use crate::truth::{Author, What};
 use crate::wire::{Item, Reader};
@@ -84,6 +85,7 @@ pub enum Session {
     None,
     Chat(Box<Witness>),
     Relay(RelayWitness),
+    Outsider(Outsider),
 }
 
 /// One connection to the relay as its client sees it.
@@ -127,14 +129,14 @@ impl Client {
     pub fn chat(&self) -> Option<&Witness> {
         match &self.session {
             Session::Chat(witness) => Some(witness),
-            Session::None | Session::Relay(_) => None,
+            Session::None | Session::Relay(_) | Session::Outsider(_) => None,
         }
     }
 
     pub fn chat_mut(&mut self) -> Option<&mut Witness> {
         match &mut self.session {
             Session::Chat(witness) => Some(witness),
-            Session::None | Session::Relay(_) => None,
+            Session::None | Session::Relay(_) | Session::Outsider(_) => None,
         }
     }
 
@@ -147,6 +149,8 @@ impl Client {
         match &mut self.session {
             Session::None => self.connect(env),
             Session::Relay(_) => self.act_in_relay(env),
+            Session::Outsider(_) if env.rng.chance(1, 60) => Act::Abort,
+            Session::Outsider(outsider) => Act::Send(outsider.act(&self.user, env)),
             Session::Chat(witness) if witness.half_closed => Act::Nothing,
             Session::Chat(witness) if witness.is_imposter() => Act::Abort,
             Session::Chat(_) if self.mute && !env.rng.chance(1, 20) => Act::Nothing,
@@ -173,6 +177,11 @@ impl Client {
         self.life += 1;
         self.reader = Reader::default();
         let author = self.author();
+        if is_outsider(&self.user) {
+            self.session = Session::Outsider(Outsider::new(author));
+            let connect = Some(Connect { token: Some(Cow::Owned(self.user.clone())), ..Connect::default() });
+            return Act::Connect(ConnKind::Chat { connect, ping_as_event: false }, Vec::new());
+        }
         if let Some(room) = self.relay {
             self.session = Session::Relay(RelayWitness { author, room, last: None, awaited: BTreeSet::new() });
             let name = env.plan.relay_rooms[room].as_str().to_owned();
@@ -317,6 +326,7 @@ impl Client {
                     self.react(reaction, &mut out, env);
                     self.remember_positions();
                 }
+                (Item::Event(event), Session::Outsider(outsider)) => outsider.observe(&event, env),
                 (Item::Event(Event::Relay(frame)), Session::Relay(witness)) => {
                     let judged = witness.observe(&frame, env);
                     env.check(judged);
@@ -379,7 +389,7 @@ impl Client {
                 witness.end(reason, env)
             }
             Session::Relay(witness) => witness.end(reason, env),
-            Session::None => {}
+            Session::None | Session::Outsider(_) => {}
         }
         self.link = None;
     }

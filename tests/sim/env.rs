@@ -8,6 +8,7 @@ use hubbub::ids::{RoomName, UserName};
 
 use crate::faults::Fault;
 use crate::letters::Consumed;
+use crate::outsiders::Restraints;
 use crate::plan::Plan;
 use crate::rng::Rng;
 use crate::seen::Seen;
@@ -37,6 +38,8 @@ pub struct Env {
     pub consumed: BTreeMap<(usize, UserName), Consumed>,
     /// Who was welcomed on which connection.
     pub users: BTreeMap<Author, UserName>,
+    /// Who must not be heard, or hear.
+    pub restraints: Restraints,
     /// The server has begun to stop.
     pub draining: bool,
     violation: Option<String>,
@@ -67,6 +70,7 @@ impl Env {
             past: Vec::new(),
             consumed: BTreeMap::new(),
             users: BTreeMap::new(),
+            restraints: Restraints::default(),
             draining: false,
             violation: None,
         }

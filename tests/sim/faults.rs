@@ -52,10 +52,12 @@ pub enum FaultKind {
     ForgetLetter,
     /// A session comes back without one of its rooms, or a room of the URL is not entered.
     ForgetRoom,
+    /// The store forgets a ban or mute.
+    ForgetSanction,
 }
 
 impl FaultKind {
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::DropMessage,
         Self::RepeatMessage,
         Self::SwapMessages,
@@ -77,6 +79,7 @@ impl FaultKind {
         Self::ForgetAck,
         Self::ForgetLetter,
         Self::ForgetRoom,
+        Self::ForgetSanction,
     ];
 
     /// Whether it is the model of the store that commits it.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use hubbub::chat::log::LetterOrder;
+use hubbub::chat::operate::{Order, RoomOrder};
 use hubbub::chat::{Input, placement};
 
 use crate::env::Env;
@@ -47,7 +48,8 @@ impl World {
         }
         let order = if purges { LetterOrder::Purge(letters) } else { LetterOrder::Replay(letters) };
         let owner = placement::owner(name.placement_hash(), self.env.plan.shards);
-        self.shells[owner.index()].give(Input::Letters { room: name, order }, &mut self.env);
+        let order = Order::Room { room: name, order: RoomOrder::Letters(order) };
+        self.shells[owner.index()].give(Input::Order { ticket: self.env.step, order }, &mut self.env);
     }
 }
 

@@ -11,6 +11,7 @@ mod letters;
 mod link;
 mod mailbox;
 mod oracle;
+mod outsiders;
 mod plan;
 mod restart;
 mod rng;

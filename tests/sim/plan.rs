@@ -45,6 +45,8 @@ pub struct Plan {
     pub history_size: usize,
     pub history_bytes: usize,
     pub history_bytes_tight: bool,
+    /// Whether it is asked who everybody is, and there are those who may not do everything.
+    pub guarded: bool,
     /// Whether the world ends by a drain.
     pub drains: bool,
     /// By room.
@@ -144,6 +146,7 @@ impl Plan {
             history_size,
             history_bytes: if history_bytes_tight { 700 } else { 1 << 20 },
             history_bytes_tight,
+            guarded: rng.clone().chance(1, 3),
             drains: rng.chance(1, 4),
             keeps: Vec::new(),
             store: StorePlan::new(rng),
@@ -202,6 +205,17 @@ impl Plan {
             self.store.kept = self.rooms.clone();
             self.stops = vec![(self.steps / 3, true), (2 * self.steps / 3, true)];
         }
+        if fault == FaultKind::ForgetSanction {
+            self.guarded = true;
+            self.clients = 2;
+            self.rooms.truncate(1);
+            self.keeps.truncate(1);
+            // Long enough for many bans, and for whoever is banned to come back after each restart.
+            self.steps = 4_000;
+            self.stops = (1..10).map(|n| (n * 400, n % 2 == 0)).collect();
+            self.store.ill = false;
+            self.store.unreadable = 0;
+        }
         if fault == FaultKind::DropGap {
             self.outbox.policy = SlowConsumerPolicy::Skip;
             self.slow_of_eight = 4;
@@ -247,7 +261,7 @@ impl Plan {
             limits: self.limits.clone(),
             policies: Arc::new(self.policies()),
             permissions: Arc::default(),
-            consults: Consults::default(),
+            consults: Consults { connect: self.guarded, ..Consults::default() },
             has_store: true,
             node: Arc::from("sim"),
             exchange_backlog_max: self.exchange_backlog_max,

@@ -28,6 +28,7 @@ impl World {
         for consumed in self.env.consumed.values_mut() {
             consumed.sent.clear();
         }
+        self.env.restraints.restarted();
         self.env.life += 1;
         self.env.plan.shards = self.env.rng.range(1, 5) as u16;
         self.check_acknowledged();

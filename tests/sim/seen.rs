@@ -67,4 +67,6 @@ seen! {
     letters_purged,
     letters_replayed,
     consumers_replaced,
+    restraints,
+    put_out,
 }

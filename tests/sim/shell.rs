@@ -1,7 +1,10 @@
 //! The model of a shard's shell: it hands inputs to the core and does what the core asks, as the real one does, but
 //! with a socket that is a function call and a clock that is a number.
 
+mod ending;
 mod stored;
+
+use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use hubbub::chat::outbox::{Batch, Gap, Kind, OutboxLimits, Pushed};
@@ -13,8 +16,9 @@ use hubbub::message::event::{Event, Reply};
 use crate::client::Inbound;
 use crate::env::Env;
 use crate::faults::Deed;
-use crate::link::{Closing, Link};
+use crate::link::Link;
 use crate::mailbox::Mailbox;
+use crate::outsiders;
 use crate::truth::Author;
 use crate::wire::Item;
 
@@ -25,7 +29,12 @@ pub struct Shell {
     pub state: State,
     slots: Vec<Slot>,
     scratch: Vec<u8>,
+    /// Who is to be identified, by token and name.
+    strangers: Vec<Stranger>,
 }
+
+/// A connection, the token that it shows, and the name that it gives.
+type Stranger = (ConnId, Option<Box<str>>, Option<Box<str>>);
 
 /// A place for a connection.
 #[derive(Debug, Default)]
@@ -59,6 +68,8 @@ pub enum Chore {
     Flush(ShardId),
     /// Hand what is to be stored and asked to the store.
     Store,
+    /// Say who somebody is.
+    Identify,
 }
 
 /// What a chore means to the client at the other end.
@@ -83,7 +94,7 @@ pub struct Lane {
 impl Shell {
     pub fn new(id: ShardId, env: &Env) -> Self {
         let state = State::new(env.plan.core_config(id, env.life));
-        Self { id, state, slots: Vec::new(), scratch: Vec::new() }
+        Self { id, state, slots: Vec::new(), scratch: Vec::new(), strangers: Vec::new() }
     }
 
     pub fn links(&self) -> impl Iterator<Item = &Link> {
@@ -133,6 +144,9 @@ impl Shell {
         if (self.state.has_log_batch() || self.state.has_log_reads()) && env.store.takes(self.id.index(), env.now.us) {
             list.push(Chore::Store);
         }
+        if !self.strangers.is_empty() {
+            list.push(Chore::Identify);
+        }
     }
 
     pub fn carry_out(&mut self, chore: Chore, lanes: &mut [Lane], env: &mut Env) -> Effect {
@@ -176,6 +190,12 @@ impl Shell {
             Chore::Tick => self.tick(env),
             Chore::Flush(to) => return self.flush(to, &mut lanes[to.index()], env),
             Chore::Store => self.hand_over(env),
+            Chore::Identify => {
+                let which = env.rng.below(self.strangers.len());
+                let (conn, token, name) = self.strangers.swap_remove(which);
+                let identity = outsiders::identity(token.as_deref(), name.as_deref(), env.rng.next_u128());
+                self.give(Input::Identified { conn, outcome: Ok(Arc::new(identity)) }, env);
+            }
         }
         Effect::None
     }
@@ -327,7 +347,11 @@ impl Shell {
                 }
                 Output::Ping { conn } => self.send(conn, Item::Ping, env),
                 Output::Close { conn, reason } => self.close(conn, reason, env),
-                Output::Identify { .. } | Output::Consult { .. } => {}
+                Output::Answered { outcome: Ok(_), .. } => {}
+                Output::Answered { ticket, outcome } => env.fail(|| format!("order {ticket} got {outcome:?}")),
+                Output::Identify { conn, token, name, .. } => self.strangers.push((conn, token, name)),
+                Output::Consult { .. } => env.fail(|| "nobody is to be asked".into()),
+                Output::Noted(_) => {}
                 Output::Unblocked { conn } => match self.live_link(conn, env) {
                     Some(link) if !link.blocked => env.fail(|| format!("{conn:?} was not blocked")),
                     Some(link) => link.blocked = false,
@@ -387,6 +411,10 @@ impl Shell {
         if link.closing.is_some() {
             return;
         }
+        if let Item::Event(event) = item {
+            let author = link.author;
+            outsiders::judge_receiver(author, event, env);
+        }
         if tells_gaps_first(item) {
             while let Some(gap) = self.live_link(conn, env).and_then(|link| link.outbox.take_gap()) {
                 self.tell_gap(conn.slot, gap, env);
@@ -417,53 +445,6 @@ impl Shell {
         match env.fault.as_mut().map_or(Deed::Pass, |fault| fault.on_frame(conn, &frame, &item)) {
             Deed::Drop => env.note(|| format!("FAULT {conn:?} loses {item:?}")),
             _ => self.enqueue(slot, frame, &item, env),
-        }
-    }
-
-    /// Closes as the core wants: what is queued still goes out.
-    fn close(&mut self, conn: ConnId, reason: CloseReason, env: &mut Env) {
-        let reset_ms = env.now.ms() + env.plan.limits.close_timeout.as_millis() as u64;
-        let heartbeat_ms = env.plan.limits.heartbeat_interval.as_millis() as u64;
-        let now_ms = env.now.ms();
-        let Some(link) = self.live_link(conn, env) else { return };
-        let silence_ms = now_ms - link.heard_ms;
-        if link.closing.is_some() {
-            return;
-        }
-        while let Some(gap) = self.live_link(conn, env).and_then(|link| link.outbox.take_gap()) {
-            self.tell_gap(conn.slot, gap, env);
-        }
-        let Some(link) = self.live_link(conn, env).filter(|link| link.closing.is_none()) else { return };
-        link.closing = Some(Closing { reason, told: false, reset_ms });
-        self.goodbye(conn.slot, reason, env);
-        match reason {
-            CloseReason::HeartbeatTimeout => {
-                env.seen.heartbeat_timeouts += 1;
-                if silence_ms < 2 * heartbeat_ms {
-                    env.fail(|| format!("{conn:?} was given up after {silence_ms} ms of silence"));
-                }
-            }
-            CloseReason::HandshakeTimeout => env.seen.handshake_timeouts += 1,
-            CloseReason::SessionResumed => env.seen.connections_replaced += 1,
-            _ => {}
-        }
-    }
-
-    /// Closes for slowness: only what is in flight still goes out, and the goodbye.
-    fn close_slow(&mut self, slot: u32, env: &mut Env) {
-        let reset_ms = env.now.ms() + env.plan.limits.close_timeout.as_millis() as u64;
-        let Some(link) = self.link_mut(slot) else { return };
-        env.seen.slow_closes += 1;
-        link.outbox.drop_queued();
-        link.closing = Some(Closing { reason: CloseReason::SlowConsumer, told: false, reset_ms });
-        self.goodbye(slot, CloseReason::SlowConsumer, env);
-    }
-
-    fn goodbye(&mut self, slot: u32, reason: CloseReason, env: &mut Env) {
-        let frame = env.wire.encode(Item::Goodbye(reason));
-        let Some(link) = self.link_mut(slot) else { return };
-        if link.outbox.push(frame, Kind::Goodbye, &link.limits, env.now.ms()) != Pushed::Queued {
-            env.fail(|| "a goodbye was not queued".into());
         }
     }
 

@@ -95,7 +95,8 @@ impl Store {
     pub fn start(&mut self, shards: u16) {
         let line = |shard| {
             let sessions = self.live.sessions(shard, shards);
-            let events = (!sessions.is_empty()).then_some(LogEvent::Sessions(sessions)).into_iter().collect();
+            let sessions = (!sessions.is_empty()).then_some(LogEvent::Sessions(sessions));
+            let events = [LogEvent::Sanctions(self.live.sanctions())].into_iter().chain(sessions).collect();
             Line { events, ..Line::default() }
         };
         self.lines = (0..shards).map(line).collect();
@@ -113,6 +114,10 @@ impl Store {
             LogWrite::Cursor { kind: CursorKind::Ack, seq, .. } => {
                 let forgets = fault.as_ref().is_some_and(|fault| fault.goes_on(FaultKind::ForgetAck));
                 seq.0 == 0 || !(forgets || !gives_up && commit(fault, FaultKind::ForgetAck))
+            }
+            LogWrite::Sanction(record) => {
+                let forgets = fault.as_ref().is_some_and(|fault| fault.goes_on(FaultKind::ForgetSanction));
+                record.lifted || !(forgets || commit(fault, FaultKind::ForgetSanction))
             }
             LogWrite::AddLetter(letter) => letter.replay || !commit(fault, FaultKind::ForgetLetter),
             _ => true,

@@ -219,7 +219,7 @@ impl Witness {
             Event::Ping => return Reaction::Pong,
             Event::Redelivered { message, attempt } => self.on_redelivered(message, *attempt, env),
             Event::Kicked { room, .. } => self.on_kicked(env.room(room), env),
-            Event::Receipt { .. } => {
+            Event::Receipt { .. } | Event::Closed { .. } => {
                 env.fail(|| format!("{:?} was told {event:?}, for which it did not ask", self.author));
             }
             Event::Relay(_) => env.fail(|| "a chat connection got a relayed frame".into()),

@@ -13,6 +13,7 @@ use crate::faults::Fault;
 use crate::link::Link;
 use crate::mailbox::Mailbox;
 use crate::oracle;
+use crate::outsiders::OUTSIDERS;
 use crate::plan::Plan;
 use crate::rng::Rng;
 use crate::seen::Seen;
@@ -78,7 +79,10 @@ pub fn run(seed: u64, fault: Option<Fault>, traced: bool) -> Outcome {
 impl World {
     fn new(plan: Plan, rng: Rng, fault: Option<Fault>, traced: bool) -> Self {
         let mut env = Env::new(plan, rng, fault, traced);
-        let clients = (0..env.plan.clients).map(|index| Client::new(index, &mut env)).collect();
+        let mut clients: Vec<Client> = (0..env.plan.clients).map(|index| Client::new(index, &mut env)).collect();
+        for user in OUTSIDERS.iter().filter(|_| env.plan.guarded) {
+            clients.push(Client::named(clients.len(), (*user).into(), None, false, false));
+        }
         let mut world = Self { env, shells: Vec::new(), lanes: Vec::new(), clients, errands: Vec::new() };
         world.start();
         world
@@ -334,6 +338,13 @@ impl World {
     /// Stops the clients' doings and lets every deadline pass that could change anything.
     fn come_to_rest(&mut self) {
         self.env.store.calm(self.env.now.us);
+        // What the store says of that is said now, also when nothing else is left to happen.
+        self.env.pass(0);
+        for client in 0..self.clients.len() {
+            if matches!(self.clients[client].session, Session::Outsider(_)) {
+                self.abort(client);
+            }
+        }
         self.cut_forgotten();
         for client in 0..self.clients.len() {
             self.clients[client].slow = false;
@@ -414,7 +425,7 @@ impl World {
                         self.send(client, vec![Inbound::HalfClose]);
                     }
                 }
-                Session::Chat(_) | Session::Relay(_) => self.abort(client),
+                Session::Chat(_) | Session::Relay(_) | Session::Outsider(_) => self.abort(client),
             }
             self.run_errand(0, true);
         }

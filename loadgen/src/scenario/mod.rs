@@ -45,6 +45,8 @@ pub struct Scenario {
     pub tls_ca: Option<PathBuf>,
     /// Whether any certificate will do.
     pub tls_insecure: bool,
+    /// Whether connections resume TLS sessions of earlier ones.
+    pub tls_resume: bool,
     /// Connections in all; a multiple of `room_size` unless sizes vary.
     pub connections: u32,
     /// Members of each room; their mean where sizes vary.

@@ -28,6 +28,9 @@ pub struct Settings {
     /// Whether any certificate will do
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     tls_insecure: Option<bool>,
+    /// Whether connections resume TLS sessions of earlier ones, by their tickets
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    tls_resume: Option<bool>,
     /// Connections in all
     #[arg(long, value_name = "N")]
     connections: Option<u32>,
@@ -183,6 +186,7 @@ impl Settings {
             target: flags.target.or(self.target),
             tls_ca: flags.tls_ca.or(self.tls_ca),
             tls_insecure: flags.tls_insecure.or(self.tls_insecure),
+            tls_resume: flags.tls_resume.or(self.tls_resume),
             connections: flags.connections.or(self.connections),
             room_size: flags.room_size.or(self.room_size),
             room_sizes: flags.room_sizes.or(self.room_sizes),
@@ -259,6 +263,7 @@ impl Settings {
             target: self.target.unwrap_or_else(|| TARGET_DEFAULT.to_owned()),
             tls_ca: self.tls_ca,
             tls_insecure: self.tls_insecure.unwrap_or(false),
+            tls_resume: self.tls_resume.unwrap_or(true),
             connections,
             room_size,
             room_sizes: self.room_sizes.unwrap_or_default(),

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::{only, owned_by};
-use crate::chat::Input;
 use crate::chat::driver::{World, message};
 use crate::chat::log::{LogEvent, LogWrite, SanctionKind, SanctionRecord, Scope};
+use crate::chat::{Input, Note};
 use crate::ids::{Member, RoomName, Seq, ShardId, UserName};
 use crate::message::command::{CommandBody, Measure};
 
@@ -223,4 +223,27 @@ fn a_member_put_out_says_nothing_more_not_even_what_is_on_its_way() {
     assert_eq!(log, ["error 1 not_member", "error 2 not_member", &format!("kicked {room} kicked by ann")]);
     assert!(world.log(ann).is_empty());
     world.check();
+}
+
+#[test]
+fn what_is_done_to_someone_is_noted_once() {
+    for owner in 0..3 {
+        let (mut world, room, ann, _) = crowd(owner);
+        world.command(ann, Some(1), act(Measure::Kick, &room, "nobody", None));
+        world.command(ann, Some(2), act(Measure::Kick, &room, "bob", None));
+        world.command(ann, Some(3), act(Measure::Ban, &room, "bob", None));
+        world.command(ann, Some(4), act(Measure::Unban, &room, "bob", None));
+        world.command(ann, Some(5), CommandBody::Close { room: room.clone().into() });
+        world.pump();
+        let by = || Some(UserName::new("ann").unwrap());
+        let name = RoomName::chat(&room).unwrap();
+        let ban = SanctionRecord { by: by(), ..refused(&room, "bob") };
+        let expected = [
+            Note::Kick { room: name.clone(), user: UserName::new("bob").unwrap(), by: by() },
+            Note::Sanction(ban.clone()),
+            Note::Sanction(SanctionRecord { lifted: true, ..ban }),
+            Note::Close { room: name, by: by() },
+        ];
+        assert_eq!(world.notes, expected);
+    }
 }

@@ -7,7 +7,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         key: "admin_key_file",
         shape: Shape::Text,
         value_name: "FILE",
-        help: "The file with the key that opens /api and /debug; `off` keeps them closed",
+        help: "The file with the keys that open /api and /debug; `off` keeps them closed",
         read: |config, values| file_or_off(values).map(|value| config.admin_key_file = value),
         write: |config| written_file_or_off(config.admin_key_file.as_ref()),
     },

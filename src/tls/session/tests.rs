@@ -201,6 +201,23 @@ fn goodbyes_are_told_and_heard_and_the_other_half_goes_on() {
 }
 
 #[test]
+fn what_follows_a_goodbye_is_forgotten() {
+    for version in VERSIONS {
+        let mut pair = Pair::shaken(&sides(version));
+        pair.client.send_close_notify();
+        let mut wire = Vec::new();
+        pair.client.write_tls(&mut wire).unwrap();
+        wire.extend([23, 3, 3, 0x40]);
+        pair.give(&mut wire).unwrap();
+        for _ in 0..10 {
+            pair.give(&mut [0; 1_000]).unwrap();
+        }
+        assert!(pair.session.peer_closed());
+        assert_eq!((pair.session.inbox.capacity(), pair.heard.len()), (0, 0));
+    }
+}
+
+#[test]
 fn new_keys_of_the_client_are_followed_and_answered() {
     let mut pair = Pair::shaken(&sides(&TLS13));
     for n in 0..100_u8 {

@@ -1,27 +1,27 @@
 //! JSON lines over TCP.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 
 use super::client::{Received, Transport};
+use super::stream::Stream;
 use super::wait::Deadline;
 
-/// A TCP connection that is read line by line.
-#[derive(Debug)]
+/// A TCP connection, maybe with TLS, that is read line by line.
 pub struct Lines {
-    stream: TcpStream,
+    stream: Stream,
     received: Vec<u8>,
 }
 
 impl Lines {
     /// Connects.
     pub fn connect(address: SocketAddr) -> Self {
-        Self::over(TcpStream::connect(address).expect("the server listens"))
+        Self::over(Stream::Plain(TcpStream::connect(address).expect("the server listens")))
     }
 
     /// Over a connection that there is already.
-    pub fn over(stream: TcpStream) -> Self {
-        stream.set_nodelay(true).expect("an option of a socket");
+    pub fn over(stream: Stream) -> Self {
+        stream.tcp().set_nodelay(true).expect("an option of a socket");
         Self { stream, received: Vec::new() }
     }
 }
@@ -38,7 +38,7 @@ impl Transport for Lines {
                 let text = String::from_utf8(line).expect("lines are UTF-8");
                 return Some(Received::Text(text.trim_end_matches('\n').to_owned()));
             }
-            self.stream.set_read_timeout(Some(deadline.left()?)).expect("an option of a socket");
+            self.stream.tcp().set_read_timeout(Some(deadline.left()?)).expect("an option of a socket");
             let mut piece = [0; 64 * 1024];
             match self.stream.read(&mut piece) {
                 Ok(0) => {
@@ -53,11 +53,10 @@ impl Transport for Lines {
     }
 
     fn stream(&self) -> &TcpStream {
-        &self.stream
+        self.stream.tcp()
     }
 
     fn close(&mut self) {
-        // The server may have closed first.
-        let _ = self.stream.shutdown(Shutdown::Write);
+        self.stream.finish();
     }
 }

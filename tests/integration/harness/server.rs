@@ -15,6 +15,7 @@ use super::data::DataDir;
 use super::lines::Lines;
 use super::metrics::Metrics;
 use super::raw::RawWs;
+use super::stream::Stream;
 use super::wait::{Deadline, until};
 use super::websocket::{self, RelayClient, Request};
 
@@ -202,7 +203,7 @@ impl Server {
 
     /// A TCP connection of which the kernel holds little, so that not reading soon shows.
     pub fn tcp_with_small_buffer(&self) -> Client {
-        Client::new(Lines::over(connect_with_small_buffer(self.lines())))
+        Client::new(Lines::over(Stream::Plain(connect_with_small_buffer(self.lines()))))
     }
 
     /// A WebSocket connected as `name`.

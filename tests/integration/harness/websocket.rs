@@ -10,6 +10,7 @@ use tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tungstenite::{Error, Message, WebSocket};
 
 use super::client::{Client, Received, Transport};
+use super::stream::Stream;
 use super::wait::{Deadline, PATIENCE};
 
 /// A request for an upgrade.
@@ -44,7 +45,17 @@ pub fn connect(request: &Request) -> (Client, Response<()>) {
     try_connect(request).unwrap_or_else(|refusal| panic!("{request:?} was refused: {refusal:?}"))
 }
 
-fn handshake(request: &Request) -> Result<(WebSocket<TcpStream>, Response<()>), (u16, String)> {
+/// The same over a connection that there is already.
+pub fn try_connect_over(request: &Request, stream: Stream) -> Result<(Client, Response<()>), (u16, String)> {
+    let (socket, response) = handshake_over(request, stream)?;
+    Ok((Client::new(WsTransport { socket, close: None }), response))
+}
+
+fn handshake(request: &Request) -> Result<(WebSocket<Stream>, Response<()>), (u16, String)> {
+    handshake_over(request, Stream::Plain(TcpStream::connect(request.address).expect("the server listens")))
+}
+
+fn handshake_over(request: &Request, stream: Stream) -> Result<(WebSocket<Stream>, Response<()>), (u16, String)> {
     let url = format!("ws://{}{}", request.address, request.target);
     let mut upgrade = url.into_client_request().expect("tests write valid URLs");
     for (name, value) in &request.headers {
@@ -52,9 +63,8 @@ fn handshake(request: &Request) -> Result<(WebSocket<TcpStream>, Response<()>), 
         let value: HeaderValue = value.parse().expect("tests write valid headers");
         upgrade.headers_mut().insert(name, value);
     }
-    let stream = TcpStream::connect(request.address).expect("the server listens");
-    stream.set_nodelay(true).expect("an option of a socket");
-    stream.set_read_timeout(Some(PATIENCE)).expect("an option of a socket");
+    stream.tcp().set_nodelay(true).expect("an option of a socket");
+    stream.tcp().set_read_timeout(Some(PATIENCE)).expect("an option of a socket");
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
         .max_message_size(Some(MESSAGE_BYTES_MAX))
@@ -70,7 +80,7 @@ fn handshake(request: &Request) -> Result<(WebSocket<TcpStream>, Response<()>), 
 }
 
 struct WsTransport {
-    socket: WebSocket<TcpStream>,
+    socket: WebSocket<Stream>,
     /// The server's close frame.
     close: Option<(u16, String)>,
 }
@@ -94,7 +104,7 @@ impl Transport for WsTransport {
     }
 
     fn stream(&self) -> &TcpStream {
-        self.socket.get_ref()
+        self.socket.get_ref().tcp()
     }
 
     fn close(&mut self) {
@@ -109,9 +119,9 @@ enum Read {
     Timeout,
 }
 
-fn read(socket: &mut WebSocket<TcpStream>, deadline: &Deadline) -> Read {
+fn read(socket: &mut WebSocket<Stream>, deadline: &Deadline) -> Read {
     let Some(left) = deadline.left() else { return Read::Timeout };
-    socket.get_ref().set_read_timeout(Some(left.max(Duration::from_millis(1)))).expect("an option of a socket");
+    socket.get_ref().tcp().set_read_timeout(Some(left.max(Duration::from_millis(1)))).expect("an option of a socket");
     match socket.read() {
         Ok(message) => Read::Message(message),
         Err(Error::Io(error)) if is_timeout(&error) => Read::Timeout,
@@ -131,7 +141,7 @@ fn code_and_text(frame: CloseFrame) -> (u16, String) {
 
 /// A connection to a room of the relay.
 pub struct RelayClient {
-    socket: WebSocket<TcpStream>,
+    socket: WebSocket<Stream>,
 }
 
 impl RelayClient {

@@ -5,6 +5,7 @@ use hubbub::message::event::{Event, Reply};
 use super::Shell;
 use crate::env::Env;
 use crate::link::Link;
+use crate::outsiders;
 use crate::wire::Item;
 
 impl Shell {
@@ -31,6 +32,7 @@ impl Shell {
     pub(super) fn record(&self, item: &Item, env: &mut Env) {
         match item {
             Item::Event(Event::Message(message) | Event::Redelivered { message, .. }) => {
+                outsiders::judge_sender(message, env);
                 let published = env.truth.publish(message);
                 env.check(published);
             }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hubbub::chat::log::{
-    CursorKind, DeadLetter, DeadReason, Jump, LogAnswer, LogBatch, LogKey, LogState, LogWrite, SessionRecord,
+    CursorKind, DeadLetter, DeadReason, Jump, LogAnswer, LogBatch, LogKey, LogState, LogWrite, SanctionKind,
+    SanctionRecord, Scope, SessionRecord,
 };
 use hubbub::ids::{Epoch, RoomName, Seq, SessionId, UserName};
 use hubbub::limits::REPLAYED_LETTERS_MAX;
@@ -24,6 +25,7 @@ pub struct Image {
     /// What ever was a letter.
     given_up: BTreeSet<(u64, UserName, Seq)>,
     sessions: BTreeMap<u128, SessionRecord>,
+    sanctions: BTreeMap<(Scope, SanctionKind), SanctionRecord>,
 }
 
 /// The log of one room.
@@ -111,8 +113,20 @@ impl Image {
                 self.sessions.remove(&id.0);
                 Ok(())
             }
-            LogWrite::Sanction(_) => Ok(()),
+            LogWrite::Sanction(record) => {
+                let key = (record.scope.clone(), record.kind);
+                self.sanctions.remove(&key);
+                if !record.lifted {
+                    self.sanctions.insert(key, (**record).clone());
+                }
+                Ok(())
+            }
         }
+    }
+
+    /// Every ban and mute.
+    pub fn sanctions(&self) -> Vec<SanctionRecord> {
+        self.sanctions.values().cloned().collect()
     }
 
     /// What is kept of a user in a room.

@@ -1,0 +1,213 @@
+//! Tokens: who is let in, who is not and what they are told, over both transports.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Client, Issuer, Request, Server, connect_ws, foreign_token, now_seconds, try_connect_ws, until};
+
+/// Both transports, each with nothing said yet.
+fn both(server: &Server) -> [Client; 2] {
+    [server.ws(), server.tcp()]
+}
+
+fn connect(token: &str) -> Value {
+    json!({"type": "connect", "token": token})
+}
+
+#[test]
+fn the_user_is_the_tokens_subject_and_its_name_and_end_are_told() {
+    let issuer = Issuer::new();
+    let server = issuer.launch("[token]\nleeway = '0s'").start();
+    let ends = now_seconds() + 60;
+    let token = issuer.token("ann", json!({"exp": ends, "name": "Ann of Green Gables", "jti": "1"}));
+    for mut client in both(&server) {
+        let welcome = client.ask(connect(&token));
+        assert_eq!((welcome.kind(), &welcome["user"]), ("welcome", &json!("ann")), "{}", welcome.text);
+        assert_eq!((&welcome["name"], &welcome["expires"]), (&json!("Ann of Green Gables"), &json!(ends * 1_000)));
+        client.join("lobby");
+    }
+    let metrics = server.metrics_until("a token was found in the cache", |metrics| {
+        metrics.sum("hubbub_token_cache_hits_total", &[]) == 1
+    });
+    assert_eq!(metrics.sum("hubbub_logins_total", &[("outcome", "ok")]), 2);
+}
+
+#[test]
+fn every_token_that_is_no_good_is_refused_with_what_is_wrong() {
+    let issuer = Issuer::new();
+    let server = issuer.launch("[token]\nissuer = ['us']\naudience = ['chat']\nleeway = '5s'").start();
+    let good = json!({"iss": "us", "aud": "chat"});
+    let with = |claim: &str, value: Value| {
+        let mut claims = good.clone();
+        claims[claim] = value;
+        issuer.token("ann", claims)
+    };
+    let cut = |token: &str| token[..token.len() - 4].to_owned();
+    let cases = [
+        (connect(&with("exp", json!(now_seconds() - 60))), "expired", "get a new one"),
+        (connect(&with("nbf", json!(now_seconds() + 60))), "unauthorized", "`nbf` is in the future"),
+        (connect(&with("iss", json!("them"))), "unauthorized", "(`iss`)"),
+        (connect(&with("aud", json!("mail"))), "unauthorized", "its `aud` does not name this server"),
+        (connect(&with("exp", Value::Null)), "unauthorized", "claim `exp`"),
+        (connect(&with("sub", json!("a\nb"))), "unauthorized", "claim `sub`"),
+        (connect(&with("rooms", json!({"a": "king"}))), "unauthorized", "claim `rooms`"),
+        (connect(&cut(&issuer.token("ann", good.clone()))), "unauthorized", "signature"),
+        (connect(&foreign_token("ann")), "unauthorized", "signature"),
+        (connect("no.token.at-all"), "unauthorized", "this is no token"),
+        (connect(NONE), "unauthorized", "algorithm"),
+        (connect(&"x".repeat(9_000)), "unauthorized", "longer than"),
+        (json!({"type": "connect", "name": "ann"}), "unauthorized", "connect with `token`"),
+        (json!({"type": "connect"}), "unauthorized", "connect with `token`"),
+    ];
+    for (command, code, text) in cases {
+        for mut client in both(&server) {
+            let refused = client.refused(command.clone(), code);
+            assert!(refused["message"].as_str().unwrap().contains(text), "{text}: {}", refused.text);
+            // The next try may be a better one.
+            let token = issuer.token("ann", good.clone());
+            assert_eq!(client.ask(connect(&token)).kind(), "welcome");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_done_before_it_is_known_who_asks() {
+    let issuer = Issuer::new();
+    let server = issuer.launch("").start();
+    for mut client in both(&server) {
+        client.refused(json!({"type": "join", "room": "lobby"}), "unauthorized");
+        client.refused(json!({"type": "rooms"}), "unauthorized");
+    }
+}
+
+#[test]
+fn the_third_refused_connect_closes() {
+    let issuer = Issuer::new();
+    let server = issuer.launch("").start();
+    let [mut ws, mut tcp] = both(&server);
+    for client in [&mut ws, &mut tcp] {
+        for _ in 0..3 {
+            client.refused(connect("x"), "unauthorized");
+        }
+    }
+    assert_eq!(ws.end().1, Some((4503, "unauthorized".into())));
+    assert_eq!(tcp.end().1, None);
+}
+
+#[test]
+fn a_token_comes_in_the_query_in_authorization_or_as_a_subprotocol() {
+    let issuer = Issuer::new();
+    let server = issuer.launch("").start();
+    let token = issuer.token("ann", json!({}));
+    let in_query = Request::new(server.http(), &format!("/ws?token={token}&room=lobby"));
+    let in_header = Request::new(server.http(), "/ws?room=lobby").header("Authorization", &format!("Bearer {token}"));
+    let as_protocol = Request::new(server.http(), "/ws?room=lobby")
+        .header("Sec-WebSocket-Protocol", &format!("hubbub.v1.json, hubbub.token.{token}"));
+    for request in [in_query, in_header, as_protocol] {
+        let (mut client, response) = connect_ws(&request);
+        assert_eq!(client.expect("welcome")["user"], "ann");
+        assert_eq!(client.expect("ok")["room"], "lobby");
+        let agreed = response.headers().get("Sec-WebSocket-Protocol").map(|value| value.to_str().unwrap());
+        assert!(agreed.is_none_or(|agreed| agreed == "hubbub.v1.json"), "the token is not said back: {agreed:?}");
+    }
+}
+
+#[test]
+fn a_request_with_two_tokens_or_another_scheme_is_refused() {
+    let issuer = Issuer::new();
+    let server = issuer.launch("").start();
+    let twice = Request::new(server.http(), "/ws?token=a").header("Authorization", "Bearer b");
+    let basic = Request::new(server.http(), "/ws").header("Authorization", "Basic YTpi");
+    for (request, text) in [(twice, "given once"), (basic, "must be `Bearer`")] {
+        let (status, body) = try_connect_ws(&request).err().unwrap();
+        assert_eq!(status, 400);
+        assert!(body.contains(text), "{body}");
+    }
+}
+
+#[test]
+fn a_bad_token_of_the_url_is_told_and_closes_at_once() {
+    let issuer = Issuer::new();
+    let server = issuer.launch("").start();
+    let mut client = server.ws_at("/ws?token=x.y.z&room=lobby");
+    let (events, close) = client.end();
+    assert_eq!(events.iter().map(|event| event["code"].clone()).collect::<Vec<_>>(), ["unauthorized"]);
+    assert_eq!(close, Some((4503, "unauthorized".into())));
+}
+
+#[test]
+fn a_connection_ends_with_its_token_unless_it_shows_a_fresh_one() {
+    let issuer = Issuer::new();
+    let server = issuer.launch("[token]\nleeway = '0s'").start();
+    let short = || issuer.token("ann", json!({"exp": now_seconds() + 2}));
+    let [mut ws, mut tcp] = both(&server);
+    for client in [&mut ws, &mut tcp] {
+        assert_eq!(client.ask(connect(&short())).kind(), "welcome");
+    }
+    let mut kept = server.ws();
+    assert_eq!(kept.ask(connect(&short())).kind(), "welcome");
+    kept.refused(connect("x"), "unauthorized");
+    kept.refused(connect(&issuer.token("bob", json!({}))), "forbidden");
+    kept.refused(json!({"type": "connect", "token": issuer.token("ann", json!({})), "name": "ann"}), "bad_request");
+    kept.ok(connect(&issuer.token("ann", json!({}))));
+    assert_eq!(ws.end().1, Some((4002, "token expired".into())));
+    assert_eq!(tcp.end().1, None);
+    kept.fence();
+    server.metrics_until("both are gone", |metrics| {
+        metrics.sum("hubbub_closed_total", &[("reason", "token_expired")]) == 2
+    });
+}
+
+#[test]
+fn a_fresh_token_that_opens_less_puts_out_of_rooms() {
+    let issuer = Issuer::new();
+    let server = issuer.launch("").start();
+    for mut client in both(&server) {
+        let wide = issuer.token("ann", json!({"rooms": {"team-*": "host"}}));
+        assert_eq!(client.ask(connect(&wide)).kind(), "welcome");
+        client.join("team-a");
+        client.join("team-b");
+        client.ok(connect(&issuer.token("ann", json!({"rooms": {"team-a": "guest"}}))));
+        assert_eq!(client.expect("kicked")["room"], "team-b");
+        client.refused(json!({"type": "message", "room": "team-a", "content": 1}), "forbidden");
+        client.refused(json!({"type": "join", "room": "team-b"}), "forbidden");
+    }
+}
+
+#[test]
+fn the_relay_wants_a_token_too() {
+    let issuer = Issuer::new();
+    let server = issuer.launch("").start();
+    let mut without = server.raw_ws("/relay/r");
+    assert_eq!(without.closed_with(), Some(4503));
+    let token = issuer.token("ann", json!({}));
+    let mut with = server.raw_ws(&format!("/relay/r?token={token}"));
+    with.frame(0x81, b"hello");
+    assert_eq!(with.next_data().unwrap().text(), "hello");
+    let elsewhere = issuer.token("ann", json!({"rooms": {"other": "member"}}));
+    let mut forbidden = server.raw_ws(&format!("/relay/r?token={elsewhere}"));
+    assert_eq!(forbidden.closed_with(), Some(4505));
+}
+
+#[test]
+fn other_keys_are_taken_up_by_a_reload_and_a_bad_file_changes_nothing() {
+    let issuer = Issuer::new();
+    let mut server = issuer.launch("").start();
+    issuer.configure("nonsense = 1");
+    server.signal(rustix::process::Signal::HUP);
+    until("the reload is refused", || server.stderr().contains("was not reloaded").then_some(()));
+    let mut client = server.tcp();
+    assert_eq!(client.ask(connect(&issuer.token("ann", json!({})))).kind(), "welcome");
+    issuer.configure("[token]\naudience = ['chat']\n[[permissions]]\nrooms = 'staff'\njoin = ['role:staff']");
+    server.signal(rustix::process::Signal::HUP);
+    until("the reload is done", || server.stderr().contains("permissions").then_some(()));
+    until("the new rule holds", || {
+        let refused = server.tcp().ask(connect(&issuer.token("ann", json!({}))));
+        (refused["code"] == "unauthorized").then_some(())
+    });
+    let mut client = server.tcp();
+    assert_eq!(client.ask(connect(&issuer.token("ann", json!({"aud": "chat"})))).kind(), "welcome");
+    client.refused(json!({"type": "join", "room": "staff"}), "forbidden");
+}
+
+/// `{"alg":"none"}`, and no signature.
+const NONE: &str = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbm4iLCJleHAiOjk5OTk5OTk5OTl9.";
