@@ -14,8 +14,8 @@ use tungstenite::handshake::HandshakeError;
 use tungstenite::protocol::WebSocketConfig;
 use tungstenite::{Message, WebSocket};
 
+use super::ending::Ending;
 use super::options::{Scheme, Target};
-use super::session::Ending;
 
 /// An open connection.
 pub enum Link {

@@ -11,6 +11,7 @@
 
 mod command;
 mod editor;
+mod ending;
 mod happening;
 mod launch;
 mod link;

@@ -11,10 +11,11 @@ use flume::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustls::ClientConfig;
 
+use super::ending::Ending;
 use super::happening::Happening;
 use super::link::{Link, Received};
 use super::options::{Target, TokenSource};
-use super::session::{Ending, Heard};
+use super::session::Heard;
 
 /// What connections are made of.
 #[derive(Clone, Debug)]

@@ -25,7 +25,8 @@ pub fn run(session: Session, dialler: Dialler) -> io::Result<bool> {
     let (permits, permitted) = flume::bounded(1);
     std::thread::Builder::new().name("lines".to_owned()).spawn(move || read_lines(&permitted, &sender))?;
     let current = session.rooms().first().map(|room| room.name.clone());
-    let mut pipe = Pipe { session, network, permits, current, state: State::Open, all_well: true, reading: false };
+    let mut pipe =
+        Pipe { session, network, permits, current, state: State::Open, all_well: true, begun: false, reading: false };
     let done = pipe.talk(&happenings);
     drop(happenings);
     pipe.network.end();
@@ -45,6 +46,8 @@ struct Pipe {
     current: Option<String>,
     state: State,
     all_well: bool,
+    /// Whether all rooms have been entered once: commands make no sense before.
+    begun: bool,
     /// Whether a line is being waited for.
     reading: bool,
 }
@@ -53,8 +56,8 @@ struct Pipe {
 enum State {
     /// More input may come.
     Open,
-    /// None will come. Without a connection that is given up at this time, monotonic milliseconds.
-    Ending { offline_until_ms: Option<u64> },
+    /// None will come. What is missing (a connection, or a replay) is waited for until then, monotonic milliseconds.
+    Ending { until_ms: Option<u64> },
     /// It is over.
     Done,
 }
@@ -86,7 +89,7 @@ impl Pipe {
                 self.reading = false;
                 self.line(&line, now)?;
             }
-            Happening::InputEnded => self.state = State::Ending { offline_until_ms: None },
+            Happening::InputEnded => self.state = State::Ending { until_ms: None },
             Happening::Signal => {
                 self.all_well &= self.session.outbox().owed() == 0;
                 self.state = State::Done;
@@ -112,7 +115,7 @@ impl Pipe {
             After::Nothing | After::Numbers => {}
             After::Show(name) => self.current = Some(name),
             After::Help => HELP.iter().try_for_each(|line| tell(line))?,
-            After::Quit => self.state = State::Ending { offline_until_ms: None },
+            After::Quit => self.state = State::Ending { until_ms: None },
         }
         Ok(())
     }
@@ -150,30 +153,36 @@ impl Pipe {
 
     /// Whether it is time to read on, or to end.
     fn look(&mut self, now: Time) {
-        let is_online = self.session.phase().0 == Phase::Online;
+        let is_settled = self.session.is_settled();
+        self.begun |= is_settled;
         match self.state {
-            State::Open if !self.reading && self.session.outbox().owed() < WINDOW => {
+            State::Open if self.begun && !self.reading && self.session.outbox().owed() < WINDOW => {
                 self.reading = self.permits.try_send(()).is_ok();
             }
-            State::Ending { .. } if self.session.is_settled() => self.state = State::Done,
-            State::Ending { .. } if is_online => self.state = State::Ending { offline_until_ms: None },
-            State::Ending { offline_until_ms: None } => {
-                self.state = State::Ending { offline_until_ms: Some(now.ms() + OFFLINE_MS_MAX) };
-            }
-            State::Ending { offline_until_ms: Some(until_ms) } if until_ms <= now.ms() => {
-                self.all_well = false;
+            State::Ending { .. } if is_settled && !self.session.is_replaying() => self.state = State::Done,
+            State::Ending { until_ms: Some(until_ms) } if until_ms <= now.ms() => {
+                // The head of a log may be a position without a message, so a replay may seem to lack something.
+                self.all_well &= is_settled;
                 self.state = State::Done;
+            }
+            State::Ending { until_ms } => {
+                let most_ms = match (is_settled, self.session.phase().0 == Phase::Online) {
+                    (true, _) => Some(REPLAY_MS_MAX),
+                    (false, true) => None,
+                    (false, false) => Some(OFFLINE_MS_MAX),
+                };
+                self.state = State::Ending { until_ms: most_ms.map(|most_ms| until_ms.unwrap_or(now.ms() + most_ms)) };
             }
             _ => {}
         }
     }
 
     fn pause(&self, now: Time) -> Duration {
-        let offline = match self.state {
-            State::Ending { offline_until_ms } => offline_until_ms,
+        let ending = match self.state {
+            State::Ending { until_ms } => until_ms,
             _ => None,
         };
-        let next = self.session.deadline_ms().into_iter().chain(offline).min();
+        let next = self.session.deadline_ms().into_iter().chain(ending).min();
         next.map_or(LONGEST, |at| Duration::from_millis(at.saturating_sub(now.ms())).min(LONGEST))
     }
 }
@@ -217,6 +226,8 @@ fn tell(what: &str) -> io::Result<()> {
 
 /// How long the end waits for a connection.
 const OFFLINE_MS_MAX: u64 = 30_000;
+/// How long the end waits for a replay.
+const REPLAY_MS_MAX: u64 = 2_000;
 const LINE_BYTES_MAX: u64 = 1024 * 1024;
 const LONGEST: Duration = Duration::from_secs(60);
 

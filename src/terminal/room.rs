@@ -23,6 +23,8 @@ pub struct Room {
     pub users: Option<BTreeSet<String>>,
     /// Whether there is more before the first item.
     pub older: Older,
+    /// The replay is over when the stream has come this far.
+    pub replays_to: Option<u64>,
     epoch: Option<String>,
     /// How often the log has begun again; the first part of an item's place.
     life: u32,
@@ -98,6 +100,7 @@ impl Room {
             role: String::new(),
             users: None,
             older: Older::More,
+            replays_to: None,
             epoch: None,
             life: 0,
             seen: 0,
@@ -130,6 +133,7 @@ impl Room {
         let head = ok.seq.unwrap_or(0);
         let known = self.epoch.is_some();
         if ok.recovered == Some(true) {
+            self.replays_to = Some(head).filter(|head| *head > self.seen);
             return false;
         }
         let same_log = self.epoch == ok.epoch;
@@ -150,12 +154,15 @@ impl Room {
         }
         // The replay, if any, raises it message by message; what is older comes only as pages.
         self.seen = head;
+        self.replays_to = Some(head).filter(|head| replays && *head > 0);
         !replays && head > 0
     }
 
     /// A message of the stream. Gives the item if it is new.
     pub fn receive(&mut self, event: &Event) -> Option<&Item> {
-        self.seen = self.seen.max(event.seq?);
+        let seq = event.seq?;
+        self.seen = self.seen.max(seq);
+        self.replays_to = self.replays_to.filter(|to| seq < *to);
         self.place(event)
     }
 
@@ -308,9 +315,12 @@ mod tests {
     fn pages_replays_and_live_messages_make_one_sequence() {
         let mut room = Room::new("r");
         room.entered(&ok("e", 4, None), true);
-        for seq in [3, 4, 5, 5, 4] {
+        room.receive(&message(3, "3"));
+        assert_eq!(room.replays_to, Some(4));
+        for seq in [4, 5, 5, 4] {
             room.receive(&message(seq, &seq.to_string()));
         }
+        assert_eq!(room.replays_to, None);
         room.notice("bob left", 0);
         room.receive(&message(6, "6"));
         room.page(&[message(1, "1"), message(2, "2"), message(3, "3")], false);

@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use ahash::HashMap;
 use serde_json::{Value, json};
 
+use super::ending::{Ending, backoff_ms, close_text, is_final_code};
 use super::outbox::Outbox;
 use super::room::{Membership, Older, Room};
 use super::text;
@@ -51,7 +52,7 @@ pub enum Output {
     Status(String),
     /// A person should know this; of one room, or of all.
     Told { room: Option<String>, text: String },
-    /// That room cannot be entered.
+    /// That room cannot be entered, or that cannot be done.
     Refused(String),
     /// A message was given up: which, and why.
     Unsent(String),
@@ -70,17 +71,6 @@ pub enum Heard {
     Alive,
     /// It is gone.
     Lost(Ending),
-}
-
-/// How a connection ended or failed.
-#[derive(Clone, Debug, Default)]
-pub struct Ending {
-    /// The code of a close frame.
-    pub code: Option<u16>,
-    /// For people.
-    pub why: String,
-    /// Whether it would be no better another time.
-    pub is_final: bool,
 }
 
 /// Where the connection stands.
@@ -491,33 +481,7 @@ impl Session {
     }
 }
 
-/// Anywhere between now and a bound that doubles with each attempt.
-fn backoff_ms(attempt: u32, random: u64) -> u64 {
-    random % (BACKOFF_MS << attempt.min(10)).min(BACKOFF_MS_MAX)
-}
-
-fn is_final_code(code: u16) -> bool {
-    matches!(code, 4500..=4999 | 1002 | 1003 | 1007 | 1008 | 1010)
-}
-
-fn close_text(code: u16) -> Option<&'static str> {
-    Some(match code {
-        1000 | 1001 => "the server closed the connection",
-        1006 => "the connection was lost",
-        1009 => "a message was too large for the server",
-        1012 => "the server restarts",
-        1013 => "the server is busy",
-        4000 => "the server had not heard from here for a while",
-        4001 => "the server did not hear who this is in time",
-        4002 => "the token has expired",
-        4008 => "this terminal could not keep up with the room",
-        4501 => "this session went on in another place",
-        _ => return None,
-    })
-}
-
-const BACKOFF_MS: u64 = 1_000;
-const BACKOFF_MS_MAX: u64 = 20_000;
+/// Longest time that a server may name.
 const RETRY_AFTER_MS_MAX: u64 = 5 * 60 * 1_000;
 /// A connection that lasted this long was a good one: the next attempt begins without a history of failures.
 const STABLE_MS: u64 = 5_000;

@@ -62,8 +62,8 @@ impl Session {
         match self.room(room).map(|room| &room.membership) {
             None => self.tell(None, &format!("you are not in {room}: /join it first")),
             Some(Membership::Out(why)) => {
-                let said = format!("you are not in {room}: {why}");
-                self.tell(Some(room), &said);
+                let why = why.clone();
+                self.tell(Some(room), &why);
             }
             Some(_) if room.starts_with('@') => {
                 self.tell(Some(room), "this is what others say to you alone: answer with /msg USER TEXT");
@@ -176,7 +176,10 @@ impl Session {
             Question::Rooms(found) if is_ok => self.listed(found, event),
             Question::Rooms(_) => self.tell(None, &format!("cannot list the rooms: {}", event.why())),
             Question::Act(what) if is_ok => self.tell(None, &format!("done: {what}")),
-            Question::Act(what) => self.tell(None, &format!("refused: {what}: {}", event.why())),
+            Question::Act(what) => {
+                self.tell(None, &format!("refused: {what}: {}", event.why()));
+                self.outputs.push_back(Output::Refused(what));
+            }
             _ => {}
         }
     }

@@ -5,10 +5,11 @@ use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use serde_json::{Value, json};
 
+use super::ending::Ending;
 use super::model::{Effect, Model};
 use super::palette::Palette;
 use super::room::Membership;
-use super::session::{Ending, Heard, Output, Phase, Session, Setup};
+use super::session::{Heard, Output, Phase, Session, Setup};
 use super::view::{Parts, draw};
 use super::zone::Zone;
 use crate::clock::Time;

@@ -86,7 +86,7 @@ pub fn wrap(text: &str, columns: usize) -> Vec<String> {
     for paragraph in text.split('\n') {
         let mut line = String::new();
         let mut used = 0;
-        for word in paragraph.split_word_bounds() {
+        for word in words(paragraph) {
             let wide = width(word);
             if used + wide <= columns {
                 line.push_str(word);
@@ -99,7 +99,8 @@ pub fn wrap(text: &str, columns: usize) -> Vec<String> {
                 used = 0;
                 continue;
             }
-            if used > 0 {
+            // What fits no line begins in this one.
+            if used > 0 && wide <= columns {
                 lines.push(std::mem::take(&mut line).trim_end().to_owned());
                 used = 0;
             }
@@ -115,6 +116,18 @@ pub fn wrap(text: &str, columns: usize) -> Vec<String> {
         lines.push(line);
     }
     lines
+}
+
+/// Words and the spaces between them, in turn.
+fn words(paragraph: &str) -> impl Iterator<Item = &str> {
+    let mut rest = paragraph;
+    std::iter::from_fn(move || {
+        let is_space = rest.starts_with(char::is_whitespace);
+        let end = rest.find(|c: char| c.is_whitespace() != is_space).unwrap_or(rest.len());
+        let (word, after) = rest.split_at(end);
+        rest = after;
+        (!word.is_empty()).then_some(word)
+    })
 }
 
 fn is_zero_width(c: char) -> bool {
@@ -167,7 +180,7 @@ mod tests {
 
     #[test]
     fn lines_break_between_words_and_within_long_ones() {
-        assert_eq!(wrap("one two three", 8), ["one two", "three"]);
+        assert_eq!(wrap("one two, three", 8), ["one two,", "three"]);
         assert_eq!(wrap("abcdefgh", 3), ["abc", "def", "gh"]);
         assert_eq!(wrap("日本語", 4), ["日本", "語"]);
         assert_eq!(wrap("a\n\nb", 5), ["a", "", "b"]);

@@ -178,7 +178,7 @@ fn draw_status(
             Membership::Wanted | Membership::Joining => parts.push("entering …".to_owned()),
             Membership::Out(_) => parts.push("not in this room".to_owned()),
         }
-        if room.membership == Membership::In && room.role == "host" {
+        if room.membership == Membership::In && room.role == "host" && !room.is_inbox() {
             parts.push("host".to_owned());
         }
         if model.bottom().is_some() {

@@ -123,6 +123,34 @@ fn input_that_ends_at_once_is_sent_whole_and_in_order() {
 }
 
 #[test]
+fn without_input_it_tells_the_past_and_ends() {
+    let server = Server::start();
+    let mut ann = server.member("ann", "lobby");
+    for n in 0..200 {
+        ann.say("lobby", n.to_string());
+    }
+    ann.fence_room("lobby");
+    for address in addresses(&server) {
+        let mut chat = Chat::start(&[&address, "--plain", "--room", "lobby", "--name", "bot", "--history", "150"]);
+        assert_eq!(chat.end(), Some(0));
+        let told: Vec<String> = chat.output.iter().collect();
+        assert!(told.iter().cloned().eq((50..200).map(|n| format!("[lobby] ann: {n}"))), "{told:?}");
+    }
+}
+
+#[test]
+fn commands_wait_for_the_connection() {
+    let server = Server::start();
+    let _ann = server.member("ann", "lobby");
+    let mut chat = Chat::start(&[&addresses(&server)[0], "--plain", "--room", "lobby", "--name", "bot"]);
+    chat.write("/who\n");
+    chat.told("2 people: ann, bot");
+    chat.write("/nonsense\n");
+    chat.told("there is no /nonsense");
+    assert_eq!(chat.end(), Some(1));
+}
+
+#[test]
 fn a_restarted_server_is_found_again_and_nothing_is_missed_or_said_twice() {
     let port = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let (http, lines) = (port(), port());
