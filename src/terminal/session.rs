@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::ending::{Ending, backoff_ms, close_text, is_final_code};
 use super::outbox::Outbox;
-use super::room::{Membership, Older, Room};
+use super::room::{Membership, Room};
 use super::text;
 use super::wire::Event;
 use crate::clock::Time;
@@ -300,6 +300,11 @@ impl Session {
             && self.rooms.iter().all(is_settled)
     }
 
+    /// Whether something of the past is still to come.
+    pub fn is_replaying(&self) -> bool {
+        self.rooms.iter().any(|room| room.replays_to.is_some())
+    }
+
     /// A key that no other message of ours has.
     pub(super) fn fresh_key(&mut self) -> String {
         let key = format!("{}{}", self.key_prefix(), self.next_key);
@@ -434,9 +439,7 @@ impl Session {
             if matches!(room.membership, Membership::In | Membership::Joining) {
                 room.membership = Membership::Wanted;
             }
-            if room.older == Older::Loading {
-                room.older = Older::More;
-            }
+            room.interrupted();
         }
         self.asked.clear();
         self.outbox.lost();
