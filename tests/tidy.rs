@@ -100,7 +100,9 @@ impl Source {
 
     /// Whether the file holds nothing but tests.
     fn is_test(&self) -> bool {
-        self.path.starts_with("tests") || self.path.file_stem().is_some_and(|stem| stem == "tests")
+        let is_of_tests =
+            |part: std::path::Component<'_>| ["tests", "fuzz"].iter().any(|name| part.as_os_str() == *name);
+        self.path.components().any(is_of_tests) || self.path.file_stem().is_some_and(|stem| stem == "tests")
     }
 }
 

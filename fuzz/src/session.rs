@@ -367,7 +367,7 @@ impl World {
                 let client = self.clients.get_mut(&known(conn)).expect("it is closed once");
                 (client.is_over, client.held) = (true, None);
             }
-            Output::Noted(_) => {}
+            Output::Answered { .. } | Output::Noted(_) => {}
             Output::Unblocked { conn } => self.retry(known(conn)),
             Output::Identify { conn, .. } => {
                 self.clients.get_mut(&known(conn)).expect("it lives").asked += 1;

@@ -8,8 +8,6 @@
 mod buffers;
 pub mod doorbell;
 mod event;
-#[cfg(test)]
-mod fake;
 pub mod probe;
 mod queues;
 mod recv;

@@ -2,14 +2,16 @@
 //! (`fake`): no byte is lost, said twice or out of order, every buffer and every slot comes back, nothing is reused
 //! while the kernel has it, and the ring never sleeps while something is due.
 
+mod fake;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
-use super::fake::{Chance, Fake, Machine};
 use super::{Buffer, Doorbell, Ended, Event, Outgoing, Ring, RingConfig};
 use crate::ids::ConnId;
+use fake::{Chance, Fake, Machine};
 
 /// An owner with its ring, and the machine below.
 struct Walk {

@@ -1,4 +1,4 @@
-//! How connections end, what that means to a person, and how long to wait before the next one. Pure.
+//! How a connection ended, and what comes of it.
 
 /// How a connection ended or failed.
 #[derive(Clone, Debug, Default)]
@@ -11,18 +11,18 @@ pub struct Ending {
     pub is_final: bool,
 }
 
-/// Anywhere between now and a bound that doubles with each attempt.
-pub fn backoff_ms(attempt: u32, random: u64) -> u64 {
+/// Time until the next attempt: anywhere below a bound that doubles with each (full jitter).
+pub(super) fn backoff_ms(attempt: u32, random: u64) -> u64 {
     random % (BACKOFF_MS << attempt.min(10)).min(BACKOFF_MS_MAX)
 }
 
-/// Whether a close code says not to come back.
-pub fn is_final_code(code: u16) -> bool {
+/// Whether a close code says that there is no use in coming back.
+pub(super) fn is_final_code(code: u16) -> bool {
     matches!(code, 4500..=4999 | 1002 | 1003 | 1007 | 1008 | 1010)
 }
 
-/// What a close code means, for people.
-pub fn close_text(code: u16) -> Option<&'static str> {
+/// A close code in plain words.
+pub(super) fn close_text(code: u16) -> Option<&'static str> {
     Some(match code {
         1000 | 1001 => "the server closed the connection",
         1006 => "the connection was lost",

@@ -158,6 +158,14 @@ impl Room {
         !replays && head > 0
     }
 
+    /// The connection is gone, and with it what was still to come.
+    pub fn interrupted(&mut self) {
+        self.replays_to = None;
+        if self.older == Older::Loading {
+            self.older = Older::More;
+        }
+    }
+
     /// A message of the stream. Gives the item if it is new.
     pub fn receive(&mut self, event: &Event) -> Option<&Item> {
         let seq = event.seq?;

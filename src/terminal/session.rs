@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::ending::{Ending, backoff_ms, close_text, is_final_code};
 use super::outbox::Outbox;
-use super::room::{Membership, Older, Room};
+use super::room::{Membership, Room};
 use super::text;
 use super::wire::Event;
 use crate::clock::Time;
@@ -439,10 +439,7 @@ impl Session {
             if matches!(room.membership, Membership::In | Membership::Joining) {
                 room.membership = Membership::Wanted;
             }
-            room.replays_to = None;
-            if room.older == Older::Loading {
-                room.older = Older::More;
-            }
+            room.interrupted();
         }
         self.asked.clear();
         self.outbox.lost();
@@ -487,6 +484,7 @@ impl Session {
     }
 }
 
+/// Longest time that a server may name.
 const RETRY_AFTER_MS_MAX: u64 = 5 * 60 * 1_000;
 /// A connection that lasted this long was a good one: the next attempt begins without a history of failures.
 const STABLE_MS: u64 = 5_000;

@@ -137,7 +137,7 @@ pub fn keys_file(text: &str) -> PathBuf {
     let number = FILES.fetch_add(1, Ordering::Relaxed);
     let name = format!("{}-api-keys-{number}", std::process::id());
     let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    std::fs::write(&path, text).unwrap();
+    std::fs::write(&path, text).expect("a new file can be written");
     path
 }
 

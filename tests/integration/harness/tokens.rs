@@ -19,9 +19,9 @@ pub struct Issuer {
 impl Issuer {
     /// A secret of its own.
     pub fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("secret"), SECRET).unwrap();
-        Self { dir, signer: Signer::read(SECRET, None).unwrap() }
+        let dir = tempfile::tempdir().expect("a new directory can be made");
+        std::fs::write(dir.path().join("secret"), SECRET).expect("a new file can be written");
+        Self { dir, signer: Signer::read(SECRET, None).expect("the secret is long enough") }
     }
 
     /// A server that takes its tokens, with more of a configuration file.
@@ -34,7 +34,7 @@ impl Issuer {
 
     /// Writes the configuration file anew.
     pub fn configure(&self, file: &str) {
-        std::fs::write(self.config_path(), file).unwrap();
+        std::fs::write(self.config_path(), file).expect("a new file can be written");
     }
 
     /// A token with these claims, and `sub` and `exp` where they are not given.
@@ -45,7 +45,7 @@ impl Issuer {
         let Value::Object(claims) = claims else { panic!("claims are an object") };
         all.extend(claims);
         all.retain(|_, value| !value.is_null());
-        self.signer.sign(None, &all).unwrap()
+        self.signer.sign(None, &all).expect("any claims can be signed")
     }
 
     fn config_path(&self) -> PathBuf {
@@ -55,14 +55,14 @@ impl Issuer {
 
 /// A token that someone else has signed.
 pub fn foreign_token(user: &str) -> String {
-    let other = Signer::read(&SECRET.replace('s', "t"), Some(Algorithm::Hs256)).unwrap();
+    let other = Signer::read(&SECRET.replace('s', "t"), Some(Algorithm::Hs256)).expect("the secret is long enough");
     let Value::Object(claims) = json!({"sub": user, "exp": now_seconds() + 600}) else { unreachable!() };
-    other.sign(None, &claims).unwrap()
+    other.sign(None, &claims).expect("any claims can be signed")
 }
 
 /// The time now, in Unix seconds.
 pub fn now_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("it is past 1970").as_secs()
 }
 
 const SECRET: &str = "a secret of a test that is long enough";

@@ -26,8 +26,8 @@ use rustix::event::{PollFd, PollFlags};
 
 use memory::{Fields, Provided};
 
-use super::buffers::GROUP;
-use super::queues::Kernel;
+use crate::net::buffers::GROUP;
+use crate::net::queues::Kernel;
 
 pub(super) use chance::Chance;
 
