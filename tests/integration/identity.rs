@@ -189,6 +189,20 @@ fn the_relay_wants_a_token_too() {
 }
 
 #[test]
+fn with_tokens_any_host_is_served_and_other_origins_are_not() {
+    let issuer = Issuer::new();
+    let server = issuer.launch("").start();
+    let target = format!("/ws?token={}", issuer.token("ann", json!({})));
+    let request = Request::new(server.http(), &target).header("Host", "chat.example:443");
+    assert_eq!(
+        connect_ws(&request.clone().header("Origin", "https://chat.example:443")).0.expect("welcome")["user"],
+        "ann"
+    );
+    let (status, body) = try_connect_ws(&request.header("Origin", "https://elsewhere.example")).err().unwrap();
+    assert_eq!((status, body.contains("Origin")), (403, true), "{body}");
+}
+
+#[test]
 fn other_keys_are_taken_up_by_a_reload_and_a_bad_file_changes_nothing() {
     let issuer = Issuer::new();
     let mut server = issuer.launch("").start();
