@@ -149,8 +149,13 @@ fn a_connection_ends_with_its_token_unless_it_shows_a_fresh_one() {
     kept.refused(connect(&issuer.token("bob", json!({}))), "forbidden");
     kept.refused(json!({"type": "connect", "token": issuer.token("ann", json!({})), "name": "ann"}), "bad_request");
     kept.ok(connect(&issuer.token("ann", json!({}))));
-    assert_eq!(ws.end().1, Some((4002, "token expired".into())));
-    assert_eq!(tcp.end().1, None);
+    assert_eq!(ws.end(), (Vec::new(), Some((4002, "token expired".into()))));
+    let (events, close) = tcp.end();
+    assert_eq!(
+        (&events[0]["code"], &events[0]["message"]),
+        (&json!("expired"), &json!("token expired: reconnect with a fresh token"))
+    );
+    assert_eq!((events.len(), close), (1, None));
     kept.fence();
     server.metrics_until("both are gone", |metrics| {
         metrics.sum("hubbub_closed_total", &[("reason", "token_expired")]) == 2
