@@ -201,7 +201,7 @@ impl World {
         let (shard, conn) = who;
         let client = self.clients.get_mut(&who).expect("it was picked");
         let how = script.byte();
-        if how % 2 == 0 || client.is_over || client.held.is_some() {
+        if how.is_multiple_of(2) || client.is_over || client.held.is_some() {
             self.clients.remove(&who);
             self.input(shard, Input::Closed { conn, reason: CloseReason::PeerGone });
         } else {
@@ -256,7 +256,7 @@ impl World {
         while let Some(batch) = self.states[at].take_log_batch() {
             self.stores[at].take(&batch);
         }
-        if how % 2 == 0 {
+        if how.is_multiple_of(2) {
             let committed = self.stores[at].committed();
             self.input(shard, Input::Log(committed));
         }
@@ -268,7 +268,7 @@ impl World {
 
     /// Time goes by, and every deadline on the way is served.
     fn pass(&mut self, ms: u64, script: &mut Script<'_>) {
-        let lazy = script.byte() % 2 == 0;
+        let lazy = script.byte().is_multiple_of(2);
         let end = self.now.ms() + ms;
         for _ in 0..DEADLINES_MAX {
             let next = self.states.iter().filter_map(State::next_deadline_ms).min();

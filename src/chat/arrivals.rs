@@ -219,12 +219,13 @@ impl State {
     fn on_joined(&mut self, reply: JoinedReply) {
         let JoinedReply { audience: id, seat, room, joined, ticket, live } = reply;
         let conn = seat.conn;
-        if let Some(audience) = self.audiences.get_mut(id.slot, id.generation) {
-            debug_assert!(audience.room.is_none_or(|known| known == room), "a room lives as long as its audiences");
-            audience.room = Some(room);
-        }
+        // Whoever has left meanwhile may have been the last one there.
         if !self.is_joining(conn, id) {
             return;
+        }
+        if let Some(audience) = self.audiences.get_mut(id.slot, id.generation) {
+            debug_assert!(audience.room.is_none_or(|known| known == room), "a room lives as long as its members");
+            audience.room = Some(room);
         }
         if let Some(from) = ticket.switch_from {
             self.end_switch(conn, from);
@@ -393,6 +394,12 @@ impl State {
             self.unlist(membership.audience, list, membership.place);
             if membership.presence {
                 self.unlist(membership.audience, Part::Presence, membership.presence_place);
+            }
+            if let Some(audience) = self.audiences.at_mut(membership.audience)
+                && [Part::Live, Part::Filtered, Part::Replaying].iter().all(|part| audience.list(*part).is_empty())
+            {
+                // Whoever is still joining may be refused, or find the room made anew.
+                audience.room = None;
             }
         }
         Some((membership.audience, membership.seat))

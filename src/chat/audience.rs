@@ -46,7 +46,7 @@ impl Part {
 pub(super) struct Audience {
     pub(super) name: RoomName,
     pub(super) owner: ShardId,
-    /// The room at its owner, as soon as one join has been answered.
+    /// The room at its owner, as long as there is a member whose join has been answered: it keeps the room alive.
     pub(super) room: Option<RoomId>,
     /// Memberships, those whose join is not answered yet included.
     pub(super) memberships: u32,

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::hub::{Admission, Hub};
 use super::mailbox::Post;
-use crate::admin::{AdminKeys, Facts};
+use crate::admin::{AdminKeys, Facts, ReloadReport};
 use crate::chat::outbox::OutboxLimits;
 use crate::chat::{Consults, Input, Rules};
 use crate::config::{Auth, Changes, Config, ConfigError, GateConfig, Loaded, Problem, explained, take_over};
@@ -146,6 +146,20 @@ impl Settings {
             tls,
             handshake_budget_us: config.tls.handshake_budget.as_micros() as u64,
         }
+    }
+}
+
+/// What an operator is told of a reload.
+pub(super) fn report(outcome: Result<Changes, ConfigError>) -> ReloadReport {
+    let keys = |keys: Vec<&str>| keys.into_iter().map(str::to_owned).collect();
+    match outcome {
+        Ok(Changes { applied, unchanged, needs_restart }) => ReloadReport {
+            applied: keys(applied),
+            unchanged: keys(unchanged),
+            needs_restart: keys(needs_restart),
+            error: None,
+        },
+        Err(error) => error.to_string().into(),
     }
 }
 

@@ -21,7 +21,7 @@ use super::identity::Desk;
 use super::mailbox::{Mailbox, Post};
 use super::pace::Beat;
 use super::quota::Quotas;
-use super::reload::{ReloadAnswer, Running, Surroundings, rules};
+use super::reload::{self, ReloadAnswer, Running, Surroundings, rules};
 use super::shutdown::{Control, Stage};
 use super::store::StoreLine;
 use super::turn::{Shard, Turn};
@@ -29,7 +29,7 @@ use crate::admin;
 use crate::chat::CoreConfig;
 use crate::clock::Clock;
 use crate::config::layout::{Layout, Machine};
-use crate::config::{Auth, Changes, Config, ConfigError, Loaded, Problem};
+use crate::config::{Auth, Config, Loaded, Problem};
 use crate::hooks::{self, HookError, HookLine, Hooks};
 use crate::ids::ShardId;
 use crate::limits::EXCHANGE_BACKLOG_MAX;
@@ -108,7 +108,7 @@ pub fn serve(loaded: &Loaded, surroundings: Surroundings) -> Result<(), ServeErr
         reload: Arc::new(move || {
             let (answer, answered) = flume::bounded(1);
             let _ = reloaded.send(Notice::Reload(Some(answer)));
-            answered.recv().map_or_else(|_| STOPPED.into(), reload_report)
+            answered.recv().map_or_else(|_| STOPPED.into(), reload::report)
         }),
     };
     let admin = admin::spawn(&config.admin_listen, subject)?;
@@ -124,19 +124,6 @@ pub fn serve(loaded: &Loaded, surroundings: Surroundings) -> Result<(), ServeErr
         store.close();
     }
     result
-}
-
-fn reload_report(outcome: Result<Changes, ConfigError>) -> admin::ReloadReport {
-    let keys = |keys: Vec<&str>| keys.into_iter().map(str::to_owned).collect();
-    match outcome {
-        Ok(Changes { applied, unchanged, needs_restart }) => admin::ReloadReport {
-            applied: keys(applied),
-            unchanged: keys(unchanged),
-            needs_restart: keys(needs_restart),
-            error: None,
-        },
-        Err(error) => error.to_string().into(),
-    }
 }
 
 /// Something that the main thread must hear.

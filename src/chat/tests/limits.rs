@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::{only, owned_by};
+use super::{only, owned, owned_by};
 use crate::chat::Limited;
 use crate::chat::driver::{Held, World, message};
-use crate::ids::Member;
+use crate::ids::{Member, Namespace};
 use crate::limits::{Limits, RATE_REFUSALS_MAX};
 use crate::message::command::CommandBody;
 
@@ -104,4 +104,20 @@ fn a_full_room_takes_its_own_users_and_nobody_else() {
     let logs = relays.map(|relay| world.log(relay));
     assert_eq!(logs.concat(), ["close try_again_later"], "one of the three was too many");
     world.check();
+}
+
+#[test]
+fn a_room_that_is_made_anew_behind_a_refused_join_is_left_as_it_should() {
+    let mut world = world(2, |limits| limits.room_members_max = Some(2));
+    let room = owned(Namespace::Relay, 1, 2, 0);
+    let [first, second, _refused] = [0; 3].map(|shard| world.relay(shard, &room));
+    world.close(first);
+    world.close(second);
+    let late = world.relay(0, &room);
+    world.pump();
+    world.check();
+    world.close(late);
+    world.pump();
+    world.check();
+    assert_eq!(world.states[1].counts().rooms, 0, "nobody is left in it");
 }
