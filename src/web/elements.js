@@ -3,11 +3,16 @@
 import { hueOf, initials } from './text.js';
 import { epochOf } from './timeline.js';
 
-const ICONS = { delete: '#i-trash', swap: '#i-swap' };
+const ICONS = { delete: '#i-trash', more: '#i-more', swap: '#i-swap' };
 
 /** Whether there is something to tell of a room's people; while reconnecting, what was so before. */
 export function isKnown(room) {
   return room !== null && room.peer === null && epochOf(room) !== null && room.membership !== 'refused';
+}
+
+/** Whether one may moderate a room. */
+export function isHost(room) {
+  return room !== null && room.peer === null && room.membership === 'in' && room.role === 'host';
 }
 
 export function roomRow({ name, peer, members, unread, current, out }) {
