@@ -41,6 +41,11 @@ export function describePutOut({ type, reason, by, until }) {
   }
 }
 
+/** The server's words with times as people write them: it says until when a ban or a mute lasts in Unix ms. */
+export function withTimes(text) {
+  return text.replace(/\buntil (\d{13}) \(Unix ms\)(, for \d+ s more)?/g, (_all, unixMs) => `until ${describeTime(Number(unixMs))}`);
+}
+
 function describeTime(unixMs) {
   return new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle: 'short' }).format(unixMs);
 }

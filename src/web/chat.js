@@ -271,7 +271,8 @@ export class Chat {
     const due = active ? now - this.#typingSentAt >= TYPING_EVERY_MS : this.#typingSentAt > 0;
     if (!due || room.peer !== null || !this.connection.ready || room.membership !== 'in' || room.role === 'guest') return;
     this.#typingSentAt = active ? now : 0;
-    this.connection.notify({ type: 'signal', room: room.name, content: { typing: active } });
+    // With an id a refusal comes as an answer, which is passed over: whoever is muted hears of it when they send.
+    this.connection.request({ type: 'signal', room: room.name, content: { typing: active } }, () => {});
   }
 
   /** Reads the page before the oldest entry, if there is one. */

@@ -1,5 +1,6 @@
 // Pieces of the page: elements, rows of lists, and where the focus goes.
 
+import { withTimes } from './access.js';
 import { hueOf, initials } from './text.js';
 import { epochOf } from './timeline.js';
 
@@ -76,7 +77,7 @@ export function make(tag, attributes, ...children) {
 
 /** The server's words as a sentence of the page. */
 export function sentence(text) {
-  const trimmed = text.trim();
+  const trimmed = withTimes(text.trim());
   if (trimmed === '') return '';
   return trimmed[0].toUpperCase() + trimmed.slice(1) + (/[.!?…]$/.test(trimmed) ? '' : '.');
 }

@@ -66,7 +66,7 @@ export class Moderation {
       this.#$('moderation-do').disabled = false;
       if (error === '') {
         this.#$('moderation').close();
-        this.#done(`${user} ${done}${lasts ? ` ${time}` : ''}.`);
+        this.#done(`${done} ${user}${lasts ? ` ${time}` : ''}.`);
       } else if (this.#$('moderation').open) {
         this.#$('moderation-error').textContent = sentence(error);
       } else {
@@ -77,13 +77,13 @@ export class Moderation {
 }
 
 const ACTIONS = {
-  kick: { label: 'Kick', does: 'puts them out. They may come back at once.', lasts: false, done: 'was put out' },
-  ban: { label: 'Ban', does: 'puts them out and keeps them out.', lasts: true, done: 'is banned' },
-  mute: { label: 'Mute', does: 'lets them read, but not write.', lasts: true, done: 'is muted' },
-  unmute: { label: 'Unmute', does: 'lets them write again.', lasts: false, done: 'may write again' },
+  kick: { label: 'Kick', does: 'puts them out. They may come back at once.', lasts: false, done: 'Kicked' },
+  ban: { label: 'Ban', does: 'puts them out and keeps them out.', lasts: true, done: 'Banned' },
+  mute: { label: 'Mute', does: 'lets them read, but not write.', lasts: true, done: 'Muted' },
+  unmute: { label: 'Unmute', does: 'lets them write again.', lasts: false, done: 'Unmuted' },
 };
 
-/** Milliseconds, 0 for no end, and how they are told. */
+/** Milliseconds, 0 for no end, and how they are told. The second is offered first. */
 const TIMES = [
   ['600000', 'for 10 minutes'],
   ['3600000', 'for 1 hour'],

@@ -67,6 +67,11 @@ describe('text', () => {
     for (const text of ['', 'a.b', 'a.b.c', 'a.!.c', tokenOf(''), tokenOf(7), `x${tokenOf('ann')}.`, 'a.bnVsbA.c']) assert.equal(client.claimsOf(text), null, text);
   });
 
+  test('times in the words of the server are told as people do', () => {
+    assert.match(client.withTimes('muted until 1795268800870 (Unix ms), for 600 s more'), /^muted until [^(]*2026[^(]*\d:\d\d[^(]*$/);
+    assert.equal(client.withTimes('in room 1795268800870'), 'in room 1795268800870');
+  });
+
   test('the token of an address is told from its room', () => {
     assert.deepEqual(client.tokenOfHash('#token=a.b-_.c'), { token: 'a.b-_.c', rest: '' });
     assert.deepEqual(client.tokenOfHash('#token=a.b.c&room=gr%C3%B6%C3%9Fe%201'), { token: 'a.b.c', rest: '#gr%C3%B6%C3%9Fe%201' });
@@ -548,6 +553,14 @@ describe('sending', () => {
     chat.send(room, 'x'.repeat(left));
     const bytes = Buffer.byteLength(JSON.stringify(env.socket.take('message')));
     assert.ok(bytes <= 1_000 && bytes > 900, `${bytes}`);
+  });
+
+  test('typing that is refused is passed over', () => {
+    const { env, chat, room, told } = lobbyAt(0);
+    chat.typing(room, true);
+    const { id } = env.socket.take('signal');
+    env.socket.push({ type: 'error', id, code: 'forbidden', message: 'muted', temporary: false });
+    assert.deepEqual(told, []);
   });
 
   test('typing is told at most every three seconds, and taken back', () => {

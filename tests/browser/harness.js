@@ -54,7 +54,7 @@ export class Key {
   }
 
   #run(...args) {
-    return execFileSync(serverBinary(), ['token', ...args], { encoding: 'utf8' });
+    return execFileSync(serverBinary(), ['token', ...args], { encoding: 'utf8', stdio: 'pipe' });
   }
 
   end() {
@@ -297,7 +297,6 @@ export class Person {
   async show(token) {
     await this.page.getByRole('textbox', { name: 'Token' }).fill(token);
     await this.page.getByRole('button', { name: 'Enter' }).click();
-    await this.page.locator('#entrance').waitFor({ state: 'hidden' });
   }
 
   async online() {
@@ -351,7 +350,7 @@ export class Person {
   async picture(name) {
     if (!process.env.SHOTS) return;
     mkdirSync(process.env.SHOTS, { recursive: true });
-    await this.page.screenshot({ path: path.join(process.env.SHOTS, `${name}.png`) });
+    await this.page.screenshot({ path: path.join(process.env.SHOTS, `${name}.png`), animations: 'disabled' });
   }
 }
 

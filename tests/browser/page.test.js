@@ -517,7 +517,7 @@ describe('a token', () => {
       new MutationObserver(() => globalThis.phases.add(app.dataset.phase)).observe(app, { attributeFilter: ['data-phase'] });
     });
     await ann.page.getByText(/^Your token ends in \d+ s\.$/).waitFor();
-    assert.equal(await ann.page.locator('#announcer').textContent(), 'Your token ends within a minute.');
+    await until(async () => (await ann.page.locator('#announcer').textContent()) === 'Your token ends within a minute.', 'it is announced');
     await ann.picture('token-ends-light');
     await ann.page.getByRole('button', { name: 'Use a fresh token' }).click();
     await ann.page.getByRole('textbox', { name: 'Token' }).fill(mint('50s').replace(/.{4}$/, 'AAAA'));
@@ -532,8 +532,8 @@ describe('a token', () => {
 
     await ann.page.getByRole('button', { name: 'Your token' }).click();
     await ann.show(mint('2s'));
-    await ann.page.getByText('Your token has expired.').waitFor();
-    await bob.say('while you were away');
+    await ann.page.locator('#banner').getByText('Your token has expired.').waitFor();
+    await bob.say('lobby', 'while you were away');
     await ann.page.getByRole('button', { name: 'Use a fresh token' }).click();
     await ann.show(mint('1h'));
     await ann.sees('while you were away');
@@ -575,16 +575,16 @@ describe('a host', () => {
     };
 
     await moderate('Mute', 'for 10 minutes');
-    await ann.page.getByText('eve is muted for 10 minutes.').waitFor();
+    await ann.page.getByText('Muted eve for 10 minutes.').waitFor();
     await eve.say('can you hear me?');
-    await eve.page.getByText(/^Not sent\. .*mute/i).waitFor();
+    await eve.page.getByText(/^Not sent\. .*muted.* until [^(]*\d\d:\d\d\./).waitFor();
     await moderate('Unmute');
-    await ann.page.getByText('eve may write again.').waitFor();
+    await ann.page.getByText('Unmuted eve.').waitFor();
     await eve.page.getByRole('button', { name: 'Retry' }).click();
     await ann.sees('can you hear me?');
 
     await moderate('Kick');
-    await ann.page.getByText('eve was put out.').waitFor();
+    await ann.page.getByText('Kicked eve.').waitFor();
     await eve.page.locator('#banner').getByText('You are not in this room. You were put out by ann.').waitFor();
     assert.equal(await eve.composer.isDisabled(), true);
     await eve.page.getByRole('button', { name: 'Try again' }).click();
