@@ -416,7 +416,7 @@ export class Chat {
   #joinRefused(room, error) {
     if (!error.temporary) {
       this.#putOut(room, error.message);
-      this.#page.told(`You may not enter ${room.name}: ${error.message}`);
+      if (!room.isInbox) this.#page.told(`You may not enter ${room.name}: ${error.message}`);
       return;
     }
     room.why = error.message;
@@ -583,7 +583,7 @@ export class Chat {
       case 'kicked':
       case 'closed':
         this.#putOut(room, describePutOut(event));
-        this.#page.told(`You are no longer in ${room.name}. ${room.why}`);
+        if (!room.isInbox) this.#page.told(`You are no longer in ${room.name}. ${room.why}`);
         this.#refreshRoomsSoon();
         break;
       default: // a later server's event

@@ -1140,6 +1140,18 @@ describe('being put out', () => {
     assert.deepEqual(told, ['You may not enter den: your token does not open it']);
   });
 
+  test('of the inbox, which nobody chose to enter, is not told', () => {
+    const setup = { env: new FakeEnv(), told: [] };
+    const chat = new client.Chat(setup.env, 'ws://fake/ws', { changed() {}, told: (text) => setup.told.push(text) });
+    chat.start('ann', {}, tokenOf('ann'));
+    const { socket } = setup.env;
+    socket.accept();
+    socket.push({ type: 'welcome', id: socket.take('connect').id, user: 'ann', session: 's', limits: { message_bytes: 1_000 } });
+    const join = socket.take('join');
+    socket.push({ type: 'error', id: join.id, code: 'forbidden', message: 'no', temporary: false });
+    assert.deepEqual([join.room, chat.rooms.get('@ann').membership, setup.told], ['@ann', 'refused', []]);
+  });
+
   test('others is asked of the server, whose refusal is told', () => {
     const { env, chat, room } = lobbyAt(0);
     const answers = [];
