@@ -280,9 +280,7 @@ impl World {
     }
 
     pub(super) fn check(&self) {
-        for state in &self.states {
-            state.check_invariants();
-        }
+        self.states.iter().for_each(State::check_invariants);
     }
 
     /// Gives an input that is never blocked.

@@ -164,7 +164,10 @@ fn an_end_is_told_with_its_code() {
         client.close();
         let told = hooks.next().json();
         assert_eq!((&told["event"], &told["user"]), (&json!("close"), &json!(gone)));
-        assert_eq!((&told["connection"], &told["code"], &told["reason"]), (&connection, &json!(1000), &json!("normal")));
+        assert_eq!(
+            (&told["connection"], &told["code"], &told["reason"]),
+            (&connection, &json!(1000), &json!("normal"))
+        );
     }
     // Who never said who it is, is nobody to tell of.
     drop((server.ws(), server.tcp()));
@@ -196,7 +199,10 @@ fn requests_are_signed_and_say_what_it_is_about() {
             assert_eq!((call.header("Hubbub-Event"), call.header("Content-Type")), (Some(event), Some(JSON)));
             check_signature(&call);
             let said = call.json();
-            assert_eq!((&said["event"], &said["user"], &said["connection"]), (&json!(event), &json!("ann"), &connection));
+            assert_eq!(
+                (&said["event"], &said["user"], &said["connection"]),
+                (&json!(event), &json!("ann"), &connection)
+            );
             for (field, value) in about.as_object().unwrap() {
                 assert_eq!(&said[field], value, "{said}");
             }
