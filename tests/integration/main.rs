@@ -11,6 +11,7 @@ mod api_moderation;
 mod api_people;
 mod api_server;
 mod api_speech;
+mod audit;
 mod backup;
 mod chat;
 mod config;
