@@ -100,9 +100,12 @@ impl Source {
 
     /// Whether the file holds nothing but tests.
     fn is_test(&self) -> bool {
-        let is_of_tests =
-            |part: std::path::Component<'_>| ["tests", "fuzz"].iter().any(|name| part.as_os_str() == *name);
-        self.path.components().any(is_of_tests) || self.path.file_stem().is_some_and(|stem| stem == "tests")
+        let is_below_tests =
+            self.path.starts_with("src") && self.path.components().any(|part| part.as_os_str() == "tests");
+        is_below_tests
+            || self.path.starts_with("tests")
+            || self.path.starts_with("fuzz")
+            || self.path.file_stem().is_some_and(|stem| stem == "tests")
     }
 }
 

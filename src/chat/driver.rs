@@ -42,12 +42,8 @@ pub(super) struct World {
     pub(super) strangers: VecDeque<Stranger>,
     /// What the application is asked.
     pub(super) questions: VecDeque<(Member, Question)>,
-    /// What the audit log is told.
     pub(super) notes: Vec<Note>,
 }
-
-/// Who is to be identified: token, name, and whether it is known already.
-type Stranger = (Member, Option<Box<str>>, Option<Box<str>>, bool);
 
 /// What one client knows.
 #[derive(Default)]
@@ -284,9 +280,7 @@ impl World {
     }
 
     pub(super) fn check(&self) {
-        for state in &self.states {
-            state.check_invariants();
-        }
+        self.states.iter().for_each(State::check_invariants);
     }
 
     /// Gives an input that is never blocked.
@@ -500,3 +494,5 @@ fn reply_line(reply: &Reply) -> String {
         }
     }
 }
+
+type Stranger = (Member, Option<Box<str>>, Option<Box<str>>, bool);

@@ -7,13 +7,13 @@
 
 use bytes::Bytes;
 
-use super::connection::{Phase, Transport};
+use super::connection::{Connection, Phase, Transport};
 use super::hub::{Alarm, Hub, Wish};
 use crate::chat::Input;
 use crate::chat::outbox::{Dropped, Kind};
 use crate::codec::websocket::frame;
 use crate::ids::ConnId;
-use crate::message::close::{CloseReason, DropReason};
+use crate::message::close::{CloseReason, DropReason, ErrorCode};
 use crate::message::event::Event;
 use crate::net::Ended;
 
@@ -41,6 +41,7 @@ impl Hub {
         if !matches!(reason, CloseReason::SlowConsumer | CloseReason::PeerGone) {
             self.tell_gaps(id);
         }
+        self.tell_why(id, reason);
         let Some(connection) = self.connections.get(id).filter(|connection| connection.is_open()) else { return };
         let code = match connection.farewell {
             Some((farewell, code)) if farewell == reason => code,
@@ -85,6 +86,22 @@ impl Hub {
         while let Some(connection) = self.connections.get(id).filter(|connection| connection.is_open()) {
             let Some(gap) = connection.outbox.take_gap() else { return };
             self.send(id, &Event::Gap { room: gap.room, from: gap.from, to: gap.to });
+        }
+    }
+
+    /// Lines have no close frame, so what a client cannot know by itself is an error before the end.
+    fn tell_why(&mut self, id: ConnId, reason: CloseReason) {
+        let code = match reason {
+            CloseReason::TokenExpired => ErrorCode::Expired,
+            CloseReason::Revoked => ErrorCode::Unauthorized,
+            CloseReason::RateLimited => ErrorCode::RateLimited,
+            CloseReason::Disconnected => ErrorCode::Forbidden,
+            _ => return,
+        };
+        let speaks_lines = |connection: &mut Connection| matches!(connection.transport, Transport::ChatTcp(_));
+        if self.connections.get(id).is_some_and(speaks_lines) {
+            let message = format!("{}: {}", reason.text(), reason.next_step()).into();
+            self.send(id, &Event::Error { id: None, code, message });
         }
     }
 

@@ -20,7 +20,7 @@ use crate::chat::wheel::Wheel;
 use crate::chat::{ConnKind, CoreConfig, Input, State};
 use crate::clock::Time;
 use crate::codec::lines;
-use crate::config::Config;
+use crate::config::{Auth, Config};
 use crate::ids::ConnId;
 use crate::limits::Limits;
 use crate::message::close::CloseReason;
@@ -114,7 +114,8 @@ pub(super) struct Admission {
 impl Admission {
     /// What the configuration says of it.
     pub(super) fn of(config: &Config) -> Self {
-        Self { host_must_be_loopback: !config.allow_anonymous, allowed_origins: config.allowed_origins.clone() }
+        let host_must_be_loopback = config.auth == Auth::Open && !config.allow_anonymous;
+        Self { host_must_be_loopback, allowed_origins: config.allowed_origins.clone() }
     }
 }
 

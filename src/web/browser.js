@@ -39,6 +39,14 @@ export function remembered(storage, key) {
   }
 }
 
+export function forget(storage, key) {
+  try {
+    window[storage].removeItem(key);
+  } catch {
+    // As said.
+  }
+}
+
 /** Whether another tab of this browser is here under `name`. Only told on https and on this machine itself. */
 export async function isHere(name) {
   const { held = [] } = (await navigator.locks?.query()) ?? {};

@@ -1,5 +1,6 @@
 // Chat: rooms and conversations over a connection: join, recover, send. Like the connection it runs without a browser.
 
+import { describePutOut } from './access.js';
 import { Connection, backoffMs } from './connection.js';
 import { SENT_MAX, addReceived, addSent, createConversation, inboxOf, peerOf } from './direct.js';
 import { count, utf8Length } from './text.js';
@@ -31,12 +32,13 @@ const ROOMS_AGAIN_MS = 150;
  * Rooms and conversations over one connection, for a page:
  *   changed()      something that may be shown has changed
  *   told(text)     something that a person should be told once
- *   refused(text)  the server does not take this name
+ *   refused(text)  the server does not take this name or token; `connection.needsToken` says whether it wants a token
  *   reading(name)  whether that room's end is being looked at
  *   farSide(name)  the end of that room which the reader is further from: 'top' | 'bottom'
  */
 export class Chat {
   me = '';
+  displayName = ''; // what people call one; the name, unless the token says otherwise
   rooms = new Map(); // those that were entered, conversations and the inbox, by name
   current = null; // the room shown
   directory = { rooms: [], next: null, known: false };
@@ -64,17 +66,47 @@ export class Chat {
     });
   }
 
-  /** Connects as `name`. Under another name all rooms are entered anew. `unsent`: what {@link unsent} once said. */
-  start(name, unsent = {}) {
+  /**
+   * Connects as `name`, which a token proves where there is one. Under another name all rooms are entered anew. `unsent`: what
+   * {@link unsent} once said.
+   */
+  start(name, unsent = {}, token = null) {
     if (name !== this.me) this.#becomeSomeone(name);
-    this.me = name;
     for (const [of, entries] of Object.entries(unsent)) {
       const room = this.rooms.get(of);
       for (const entry of room ? entries : []) {
         if (room.outbox.every(({ key }) => key !== entry.key)) room.outbox.push({ ...entry, state: entry.state === 'sent' ? 'unknown' : entry.state });
       }
     }
-    this.connection.start(this.#url, name);
+    this.connection.start(this.#url, name, token);
+  }
+
+  /** Shows the server a fresh token of the same user. `answered` gets why it was refused, or ''; offline it is not called. */
+  renew(token, answered) {
+    this.connection.renew(token, (reply) => {
+      if (reply.type === 'ok') this.#enterAsMore();
+      if (reply.type !== 'lost') answered(reply.type === 'ok' ? '' : reply.message);
+      this.#page.changed();
+    });
+  }
+
+  /** A fresh token may grant more than reading, and an answer to `join` says what. */
+  #enterAsMore() {
+    for (const room of this.rooms.values()) {
+      if (room.membership !== 'in' || room.role !== 'guest' || room.peer !== null) continue;
+      this.connection.notify({ type: 'leave', room: room.name });
+      room.membership = 'joining';
+      this.#join(room);
+    }
+  }
+
+  /** Ends the connection and forgets who one was. */
+  signOut() {
+    this.connection.stop('');
+    for (const room of this.rooms.values()) this.#forgetUnsent(room);
+    this.rooms.clear();
+    Object.assign(this, { me: '', displayName: '', current: null, directory: { rooms: [], next: null, known: false } });
+    this.#page.changed();
   }
 
   /** What is not known to be with the server, by room: as much of it as is worth keeping when the page goes. */
@@ -93,6 +125,8 @@ export class Chat {
   }
 
   #becomeSomeone(name) {
+    this.me = name;
+    this.displayName = name;
     this.#sent = this.#env.load(sentKey(name)) ?? [];
     const before = [...this.rooms.values()];
     this.rooms.clear();
@@ -203,6 +237,22 @@ export class Chat {
     return this.limits.message_bytes - utf8Length(JSON.stringify(command));
   }
 
+  /**
+   * Does something that only hosts may: 'kick', 'ban', 'mute', 'unmute' a user, for ever unless `forMs` says otherwise, or
+   * 'close' the room. `answered` gets why it was not done, or ''.
+   */
+  moderate(room, { action, user, forMs }, answered) {
+    if (!this.connection.ready) {
+      answered('That can be done when the connection is back.');
+      return;
+    }
+    const command = { type: action, room: room.name, ...(user === undefined ? {} : { user }), ...(forMs ? { for_ms: forMs } : {}) };
+    this.connection.request(command, (reply) => {
+      if (reply.type === 'ok') answered('');
+      else answered(reply.type === 'error' ? reply.message : 'The connection was lost, so it may not be done.');
+    });
+  }
+
   delete(room, seq) {
     if (!this.connection.ready) {
       this.#page.told('Messages can be deleted when the connection is back.');
@@ -221,7 +271,8 @@ export class Chat {
     const due = active ? now - this.#typingSentAt >= TYPING_EVERY_MS : this.#typingSentAt > 0;
     if (!due || room.peer !== null || !this.connection.ready || room.membership !== 'in' || room.role === 'guest') return;
     this.#typingSentAt = active ? now : 0;
-    this.connection.notify({ type: 'signal', room: room.name, content: { typing: active } });
+    // With an id a refusal comes as an answer, which is passed over: whoever is muted hears of it when they send.
+    this.connection.request({ type: 'signal', room: room.name, content: { typing: active } }, () => {});
   }
 
   /** Reads the page before the oldest entry, if there is one. */
@@ -319,7 +370,8 @@ export class Chat {
   }
 
   #welcome(reply) {
-    this.me = reply.user ?? this.me;
+    if (reply.user !== undefined && reply.user !== this.me) this.#becomeSomeone(reply.user);
+    this.displayName = reply.name ?? this.me;
     this.limits = reply.limits ?? this.limits;
     const shown = this.rooms.get(this.current);
     const rest = [...this.rooms.values()].filter((room) => room !== shown);
@@ -363,13 +415,22 @@ export class Chat {
 
   #joinRefused(room, error) {
     if (!error.temporary) {
-      Object.assign(room, { membership: 'refused', why: error.message, wasIn: false });
+      this.#putOut(room, error.message);
+      if (!room.isInbox) this.#page.told(`You may not enter ${room.name}: ${error.message}`);
       return;
     }
     room.why = error.message;
     this.#env.later(JOIN_AGAIN_MS * (1 + this.#env.random()), () => {
       if (this.rooms.get(room.name) === room && room.membership === 'joining') this.#join(room);
     });
+  }
+
+  /** One is not in a room, or no longer; nothing of it stays open. */
+  #putOut(room, why) {
+    Object.assign(room, { membership: 'refused', why, wasIn: false, role: 'member', missedPresence: null });
+    forgetUsers(room);
+    room.typing.clear();
+    for (const entry of room.outbox) Object.assign(entry, { state: 'failed', error: 'you are not in this room' });
   }
 
   #joined(room, reply) {
@@ -449,7 +510,9 @@ export class Chat {
   }
 
   #sendRefused(room, entry, error) {
-    if (this.connection.closing) {
+    if (room.membership === 'refused') {
+      Object.assign(entry, { state: 'failed', error: error.message });
+    } else if (this.connection.closing) {
       entry.state = 'queued';
     } else if (error.temporary && entry.refusals < REFUSALS_MAX) {
       Object.assign(entry, { state: 'queued', error: error.message, refusals: entry.refusals + 1 });
@@ -518,10 +581,10 @@ export class Chat {
         this.#flush(room);
         break;
       case 'kicked':
-        Object.assign(room, { membership: 'refused', why: 'You were removed from this room.', wasIn: false });
-        break;
       case 'closed':
-        Object.assign(room, { membership: 'refused', why: 'A host closed this room.', wasIn: false });
+        this.#putOut(room, describePutOut(event));
+        if (!room.isInbox) this.#page.told(`You are no longer in ${room.name}. ${room.why}`);
+        this.#refreshRoomsSoon();
         break;
       default: // a later server's event
     }

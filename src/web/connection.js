@@ -1,5 +1,7 @@
 // Connection: one WebSocket after another, with handshake, session, heartbeat and backoff. It is handed its sockets, timers and
-// randomness, so tests drive it without a browser.
+// randomness, so tests drive it without a browser. Tokens go into `connect`, never into the URL.
+
+import { claimsOf } from './access.js';
 
 /** Longest time between two attempts to connect. */
 export const BACKOFF_MAX_MS = 20_000;
@@ -9,6 +11,8 @@ const STABLE_MS = 5_000;
 const HANDSHAKE_MS = 10_000;
 const PROBE_MS = 10_000;
 const PROBE_QUICK_MS = 4_000;
+/** Shortest wait where coming back at once would only be refused again. */
+const CALM_DOWN_MS = 5_000;
 /** Silence, as a multiple of the server's own interval, after which the client asks for a sign of life. */
 const SILENCE_FACTOR = 1.25;
 
@@ -18,18 +22,30 @@ export function backoffMs(attempt, random) {
 }
 
 /**
- * What to do when a connection has ended: `{reconnect, delayMs, text}`. Close codes from 4500 to 4999, and those
+ * What to do when a connection has ended: `{reconnect, delayMs, text, needsToken}`. Close codes from 4500 to 4999, and those
  * that say that this client is wrong, are final; a time that the server named is kept.
  */
 export function afterClose({ code, reason = '', attempt, random, retryAfterMs = null }) {
-  if (code === 4501) return { reconnect: false, delayMs: 0, text: 'This session went on in another place.' };
-  const final = (code >= 4500 && code <= 4999) || [1002, 1003, 1007, 1008, 1010].includes(code);
+  const final = code === TOKEN_EXPIRED || (code >= 4500 && code <= 4999) || [1002, 1003, 1007, 1008, 1010].includes(code);
   if (final) {
-    return { reconnect: false, delayMs: 0, text: `The server closed the connection: ${reason || `code ${code}`}.` };
+    const text = FINAL_TEXTS[code] ?? `The server closed the connection: ${reason || `code ${code}`}.`;
+    return { reconnect: false, delayMs: 0, text, needsToken: [TOKEN_EXPIRED, 4502, 4503].includes(code) };
   }
-  const delayMs = retryAfterMs !== null && attempt === 0 ? retryAfterMs : backoffMs(attempt, random);
-  return { reconnect: true, delayMs, text: CLOSE_TEXTS[code] ?? 'The connection was lost.' };
+  const leastMs = code === 4003 || code === 4009 ? CALM_DOWN_MS : 0;
+  const delayMs = retryAfterMs !== null && attempt === 0 ? retryAfterMs : leastMs + backoffMs(attempt, random);
+  return { reconnect: true, delayMs, text: CLOSE_TEXTS[code] ?? 'The connection was lost.', needsToken: false };
 }
+
+const TOKEN_EXPIRED = 4002;
+
+const FINAL_TEXTS = {
+  [TOKEN_EXPIRED]: 'Your token has expired.',
+  4501: 'This session went on in another place.',
+  4502: 'Your access was revoked. Ask whoever gave it to you.',
+  4503: 'The server does not let you in without a good token.',
+  4505: 'The server forbids you to be here.',
+  4506: 'An operator ended your connection.',
+};
 
 const CLOSE_TEXTS = {
   1001: 'The server is going away.',
@@ -37,7 +53,9 @@ const CLOSE_TEXTS = {
   1012: 'The server is restarting.',
   1013: 'The server is busy.',
   4000: 'The server had not heard from this page for a while.',
+  4003: 'You have too many connections. Close another page or program.',
   4008: 'This page could not keep up with the room.',
+  4009: 'This page said too much in a short time.',
 };
 
 /**
@@ -52,11 +70,14 @@ export class Connection {
   text = ''; // for people: why it is not online
   retryAt = 0; // when 'waiting' ends
   closing = false; // the server has announced the end of this connection
+  needsToken = false; // it stopped, and only a good token brings it back
+  expires = null; // when the token ends, in Unix ms
 
   #env;
   #events;
   #url = '';
   #name = '';
+  #token = null;
   #session = null; // the secret of the last welcome
   #socket = null;
   #attempt = 0;
@@ -79,10 +100,13 @@ export class Connection {
     return this.phase === 'online' && !this.closing;
   }
 
-  start(url, name) {
+  /** Connects as whom the token names, or without one under `name`. */
+  start(url, name, token = null) {
     this.stop('');
     this.#url = url;
     this.#name = name;
+    this.#token = token;
+    this.expires = null;
     this.#attempt = 0;
     this.#session = null;
     this.#dial();
@@ -91,7 +115,29 @@ export class Connection {
   /** Ends the connection and does not dial again. */
   stop(text) {
     this.#drop();
+    this.needsToken = false;
     this.#become(text ? 'stopped' : 'idle', text);
+  }
+
+  /**
+   * Takes a fresh token of the same user. Online it is shown at once, and `reply` gets the answer; otherwise the connection is
+   * made with it, which resumes the session.
+   */
+  renew(token, reply) {
+    if (this.ready) {
+      this.request({ type: 'connect', token }, (answer) => {
+        if (answer.type === 'ok') {
+          this.#token = token;
+          this.expires = claimsOf(token)?.expires ?? null;
+        }
+        reply(answer);
+      });
+      return;
+    }
+    this.#token = token;
+    if (this.phase === 'online') return; // it is closing, and the next one has the token
+    this.#attempt = 0;
+    this.#dial();
   }
 
   /** Dials now instead of waiting. */
@@ -121,13 +167,15 @@ export class Connection {
 
   #dial() {
     this.#drop();
+    this.needsToken = false;
     this.#become('connecting', this.text);
     const socket = this.#env.open(this.#url);
     this.#socket = socket;
     this.#schedule(HANDSHAKE_MS, () => this.#lost(1006, '', 'The server does not answer.'));
     socket.onopen = () => {
       const resume = this.#session && { session: this.#session, rooms: this.#events.positions() };
-      this.request({ type: 'connect', name: this.#name, ...(resume ? { resume } : {}) }, (reply) => this.#answered(reply));
+      const who = this.#token === null ? { name: this.#name } : { token: this.#token };
+      this.request({ type: 'connect', ...who, ...(resume ? { resume } : {}) }, (reply) => this.#answered(reply));
     };
     socket.onmessage = (event) => this.#hear(event.data);
     socket.onclose = (event) => this.#lost(event.code, event.reason);
@@ -140,12 +188,14 @@ export class Connection {
         this.#lost(1013, '');
       } else {
         this.stop(reply.message);
+        this.needsToken = reply.code === 'unauthorized' || reply.code === 'expired';
         this.#events.refused(reply);
       }
       return;
     }
     this.#session = reply.session ?? null;
     this.#heartbeatMs = reply.heartbeat_ms ?? this.#heartbeatMs;
+    this.expires = reply.expires ?? null;
     this.#onlineSince = this.#env.now();
     this.#watch();
     this.#become('online', '');
@@ -179,7 +229,8 @@ export class Connection {
     this.#drop();
     const next = afterClose({ code, reason, attempt: this.#attempt, random: this.#env.random(), retryAfterMs });
     if (!next.reconnect) {
-      this.#session = null;
+      if (code !== TOKEN_EXPIRED) this.#session = null;
+      this.needsToken = next.needsToken;
       this.#become('stopped', next.text);
       return;
     }

@@ -1,13 +1,19 @@
 // Pieces of the page: elements, rows of lists, and where the focus goes.
 
+import { withTimes } from './access.js';
 import { hueOf, initials } from './text.js';
 import { epochOf } from './timeline.js';
 
-const ICONS = { delete: '#i-trash', swap: '#i-swap' };
+const ICONS = { delete: '#i-trash', more: '#i-more', swap: '#i-swap' };
 
 /** Whether there is something to tell of a room's people; while reconnecting, what was so before. */
 export function isKnown(room) {
   return room !== null && room.peer === null && epochOf(room) !== null && room.membership !== 'refused';
+}
+
+/** Whether one may moderate a room. */
+export function isHost(room) {
+  return room !== null && room.peer === null && room.membership === 'in' && room.role === 'host';
 }
 
 export function roomRow({ name, peer, members, unread, current, out }) {
@@ -71,7 +77,7 @@ export function make(tag, attributes, ...children) {
 
 /** The server's words as a sentence of the page. */
 export function sentence(text) {
-  const trimmed = text.trim();
+  const trimmed = withTimes(text.trim());
   if (trimmed === '') return '';
   return trimmed[0].toUpperCase() + trimmed.slice(1) + (/[.!?…]$/.test(trimmed) ? '' : '.');
 }

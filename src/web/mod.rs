@@ -65,12 +65,15 @@ pub const HEADERS: [(&str, &str); 8] = [
 ];
 
 /// Every file of the client.
-pub static ASSETS: [Asset; 13] = [
+pub static ASSETS: [Asset; 16] = [
     Asset::new("/", "text/html; charset=utf-8", include_bytes!("index.html")),
     script("/client.js", include_bytes!("client.js")),
     script("/view.js", include_bytes!("view.js")),
     script("/elements.js", include_bytes!("elements.js")),
     script("/browser.js", include_bytes!("browser.js")),
+    script("/entrance.js", include_bytes!("entrance.js")),
+    script("/moderation.js", include_bytes!("moderation.js")),
+    script("/access.js", include_bytes!("access.js")),
     script("/chat.js", include_bytes!("chat.js")),
     script("/direct.js", include_bytes!("direct.js")),
     script("/connection.js", include_bytes!("connection.js")),

@@ -1,10 +1,13 @@
-// The page. Only this file and `elements.js` touch the document, and neither ever writes markup: text from others reaches the
-// page as text nodes.
+// The page. Only this file, its dialogs and `elements.js` touch the document, and none ever writes markup: text from others
+// reaches the page as text nodes.
 
-import { browserEnv, holdName, isHere, remember, remembered } from './browser.js';
+import { EXPIRES_SOON_MS, claimsOf, tokenOfHash } from './access.js';
+import { browserEnv, forget, holdName, isHere, remember, remembered } from './browser.js';
 import { Chat, USERS_MAX } from './chat.js';
 import { inboxOf, parseDirect } from './direct.js';
-import { firstInSight, icon, isKnown, keepFocus, make, moveFocus, newRow, openRow, paintAvatar, roomRow, sentence, setTabStop, startOfDay } from './elements.js';
+import { firstInSight, icon, isHost, isKnown, keepFocus, make, moveFocus, newRow, openRow, paintAvatar, roomRow, sentence, setTabStop, startOfDay } from './elements.js';
+import { Entrance } from './entrance.js';
+import { Moderation } from './moderation.js';
 import { count, describeContent, describeTyping, hashOfRoom, hueOf, roomOfHash, splitLinks, utf8Length } from './text.js';
 import { createRoom, rowsOf, tailOf } from './timeline.js';
 
@@ -19,6 +22,10 @@ const DEFAULT_ROOM = 'lobby';
 
 export class View {
   #chat;
+  #entrance;
+  #moderation;
+  #token = null; // what proves who one is; null where names are enough
+  #expiryTold = null; // the end of which token was announced
   #nodes = new Map(); // id → element of the page
   #shown = new Map(); // part of the page → what it was drawn from
   #entries = new Map(); // row id → {node, drawnFrom}
@@ -44,7 +51,7 @@ export class View {
     this.#chat = new Chat(browserEnv(), url, {
       changed: () => this.#changed(),
       told: (text) => this.#toast(text),
-      refused: (text) => this.#askName({ error: text }),
+      refused: (text) => this.#refused(text),
       reading: (name) => this.#isReading(name),
       farSide: (name) => (name === this.#chat.current && this.#upperHalf ? 'bottom' : 'top'),
     });
@@ -52,7 +59,8 @@ export class View {
     this.#listenToLog();
     this.#listenToComposer();
     this.#listenToDrawers();
-    this.#listenToEntrance();
+    this.#entrance = new Entrance({ enter: (who) => this.#introduced(who), signOut: () => this.#signOut() });
+    this.#moderation = new Moderation(this.#chat, { told: (text) => this.#toast(text), closed: (user) => this.#focusPerson(user) });
     this.#listenToWindow();
     this.#fitDrawers();
     this.#begin();
@@ -72,63 +80,125 @@ export class View {
   async #begin() {
     const tab = remembered('sessionStorage', 'hubbub.tab');
     const name = remembered('localStorage', 'hubbub.name');
-    if (tab) {
-      this.#enter(tab.name, tab.rooms);
+    this.#$('rename').addEventListener('click', () => this.#askWho({}));
+    if (this.#takeToken()) return;
+    const token = remembered('sessionStorage', 'hubbub.token');
+    const claims = typeof token === 'string' ? claimsOf(token) : null;
+    if (claims) {
+      this.#enter(claims.user, { token, rooms: tab?.name === claims.user ? tab.rooms : [] });
+    } else if (tab) {
+      this.#enter(tab.name, { rooms: tab.rooms });
     } else if (name && !(await isHere(name))) {
-      this.#enter(name, []);
+      this.#enter(name);
     } else {
-      this.#askName({ taken: Boolean(name) });
+      this.#askWho({ taken: Boolean(name) });
     }
   }
 
-  #enter(name, rooms, current = roomOfHash(location.hash) || rooms[0] || DEFAULT_ROOM) {
-    remember('localStorage', 'hubbub.name', name);
-    holdName(name);
+  #enter(name, { token = null, rooms = [], current = roomOfHash(location.hash) || rooms[0] || DEFAULT_ROOM } = {}) {
+    this.#keepToken(token);
+    if (token === null) {
+      remember('localStorage', 'hubbub.name', name);
+      holdName(name);
+    }
     for (const room of rooms) this.#chat.open(room);
     this.#chat.open(current);
     const unsent = remembered('sessionStorage', 'hubbub.unsent');
-    this.#chat.start(name, unsent?.name === name ? unsent.rooms : {});
+    this.#chat.start(name, unsent?.name === name ? unsent.rooms : {}, token);
     this.#$('composer-input').focus();
   }
 
-  /** Asks who is there. Once a name is in use, asking again can be cancelled. */
-  #askName({ error = '', taken = false }) {
-    const { me } = this.#chat;
-    const here = me !== '' && !error;
-    this.#$('entrance-lead').textContent = here
-      ? 'Under another name you enter your rooms anew.'
-      : taken
-        ? 'You are here in another tab. Under a second name you can talk to yourself.'
-        : 'Pick a name and start talking.';
-    this.#$('entrance-error').textContent = error;
-    this.#$('entrance-cancel').hidden = !here;
-    this.#$('entrance-room').hidden = me !== '';
-    this.#$('name-input').value = me || remembered('localStorage', 'hubbub.name') || '';
-    this.#$('room-input').value = roomOfHash(location.hash) || DEFAULT_ROOM;
-    if (!this.#$('entrance').open) this.#$('entrance').showModal();
-    this.#$('name-input').select();
+  /** Only the tab remembers a token. */
+  #keepToken(token) {
+    this.#token = token;
+    if (token === null) forget('sessionStorage', 'hubbub.token');
+    else remember('sessionStorage', 'hubbub.token', token);
   }
 
-  #listenToEntrance() {
-    const dialog = this.#$('entrance');
-    dialog.addEventListener('cancel', (event) => {
-      if (this.#$('entrance-cancel').hidden) event.preventDefault();
+  /** Takes up the token that the address brings, and takes it out of the address. Says whether there was one. */
+  #takeToken() {
+    const found = tokenOfHash(location.hash);
+    if (!found) return false;
+    history.replaceState(null, '', `${location.pathname}${location.search}${found.rest}`);
+    const { token } = found;
+    const claims = claimsOf(token);
+    const { me } = this.#chat;
+    if (!claims) this.#askWho({ error: 'The token of this link is damaged.', byToken: true });
+    else if (me !== '' && me !== claims.user) this.#askWho({ token, byToken: true, lead: `This link makes you ${claims.user}.` });
+    else this.#introduced({ name: null, token, room: roomOfHash(location.hash) });
+    return true;
+  }
+
+  /** Asks who is there. Once that is known, asking again can be cancelled. */
+  #askWho({ error = '', taken = false, byToken = this.#token !== null, token = '', lead = null }) {
+    const { me } = this.#chat;
+    const here = me !== '' && !error;
+    const leads = here
+      ? byToken ? `You are ${me}. A fresh token lets you stay; that of someone else makes you enter your rooms anew.` : 'Under another name you enter your rooms anew.'
+      : taken
+        ? 'You are here in another tab. Under a second name you can talk to yourself.'
+        : byToken ? 'Show your token and start talking.' : 'Pick a name and start talking.';
+    this.#entrance.ask({
+      lead: lead ?? leads,
+      error,
+      byToken,
+      name: (this.#token === null && me) || remembered('localStorage', 'hubbub.name') || '',
+      token,
+      room: me === '' ? roomOfHash(location.hash) || DEFAULT_ROOM : null,
+      cancellable: here,
+      signsOut: this.#token !== null && me !== '',
     });
-    this.#$('entrance-cancel').addEventListener('click', () => dialog.close());
-    this.#$('rename').addEventListener('click', () => this.#askName({}));
-    this.#$('entrance-form').addEventListener('submit', (event) => {
-      event.preventDefault();
-      const name = this.#$('name-input').value.trim();
-      const room = this.#$('room-input').value.trim() || DEFAULT_ROOM;
-      if (name === '' || utf8Length(name) > 64) {
-        this.#$('entrance-error').textContent = name === '' ? 'A name is needed, so that others know who is talking.' : 'That name is too long.';
-        this.#$('name-input').focus();
-        return;
-      }
-      dialog.close();
-      if (this.#chat.me === '') this.#enter(name, [], room);
-      else if (name !== this.#chat.me || this.#chat.connection.phase !== 'online') this.#enter(name, [], this.#chat.current ?? room);
-    });
+  }
+
+  /** Someone has said who they are: a name, or a token. */
+  #introduced({ name, token, room }) {
+    const { me, current, connection } = this.#chat;
+    const user = token === null ? name : claimsOf(token).user;
+    if (token !== null && this.#token !== null && user === me) {
+      this.#renew(token);
+      return;
+    }
+    this.#entrance.close();
+    const same = user === me && (token !== null) === (this.#token !== null);
+    if (same && connection.phase === 'online') return;
+    this.#enter(user, { token, current: (me === '' ? room : current ?? room) || DEFAULT_ROOM });
+  }
+
+  #renew(token) {
+    if (this.#chat.connection.ready) {
+      this.#chat.renew(token, (error) => {
+        if (error === '') {
+          this.#keepToken(token);
+          this.#entrance.close();
+          this.#toast('Your fresh token is in use.');
+        } else if (this.#entrance.isOpen) {
+          this.#entrance.refuse(sentence(error));
+        } else {
+          this.#askWho({ byToken: true });
+          this.#entrance.refuse(sentence(error));
+        }
+      });
+      return;
+    }
+    this.#keepToken(token);
+    this.#entrance.close();
+    this.#chat.renew(token, () => {});
+  }
+
+  /** The server does not take this name or this token. */
+  #refused(text) {
+    const { needsToken } = this.#chat.connection;
+    if (needsToken) forget('sessionStorage', 'hubbub.token');
+    this.#askWho({ error: sentence(text), byToken: needsToken });
+  }
+
+  #signOut() {
+    this.#keepToken(null);
+    forget('sessionStorage', 'hubbub.tab');
+    forget('sessionStorage', 'hubbub.unsent');
+    this.#chat.signOut();
+    this.#shown.clear();
+    this.#askWho({ byToken: true });
   }
 
   #listenToWindow() {
@@ -169,12 +239,24 @@ export class View {
   }
 
   #followHash() {
+    if (this.#takeToken()) return;
     const name = roomOfHash(location.hash);
     if (this.#chat.me !== '' && name !== '' && name !== this.#chat.current) this.#chat.open(name);
   }
 
   #everySecond() {
-    if (this.#chat.connection.phase === 'waiting') this.#drawBanner();
+    const { phase, expires } = this.#chat.connection;
+    const ends = this.#endsSoon();
+    if (phase === 'waiting' || ends) this.#drawBanner();
+    if (!ends || this.#expiryTold === expires) return;
+    this.#expiryTold = expires;
+    this.#$('announcer').textContent = 'Your token ends within a minute.';
+  }
+
+  /** Whether the token of the connection should be renewed now. */
+  #endsSoon() {
+    const { ready, expires } = this.#chat.connection;
+    return ready && expires !== null && expires - Date.now() < EXPIRES_SOON_MS;
   }
 
   // Drawing --------------------------------------------------------------------------------------------------
@@ -236,11 +318,15 @@ export class View {
   #drawPhase() {
     const { phase, text } = this.#chat.connection;
     const names = { idle: '', connecting: 'Connecting…', online: 'Online', waiting: 'Reconnecting…', stopped: 'Disconnected' };
-    if (!this.#isStale('phase', [phase, text, this.#chat.me])) return;
+    const { me, displayName } = this.#chat;
+    if (!this.#isStale('phase', [phase, text, me, displayName, this.#token !== null])) return;
     this.#$('app').dataset.phase = phase;
-    this.#$('self-state').textContent = names[phase];
-    this.#$('self-name').textContent = this.#chat.me;
-    paintAvatar(this.#$('self-avatar'), this.#chat.me);
+    this.#$('self-state').textContent = [displayName === me ? '' : me, names[phase]].filter(Boolean).join(' · ');
+    this.#$('self-name').textContent = displayName;
+    paintAvatar(this.#$('self-avatar'), me);
+    const rename = this.#token === null ? 'Change your name' : 'Your token';
+    this.#$('rename').setAttribute('aria-label', rename);
+    this.#$('rename').title = rename;
     const steady = phase === 'connecting' ? this.#phase : phase; // one attempt more is no news
     if (steady === this.#phase) return;
     const told = { online: 'Connected.', waiting: 'Connection lost. Reconnecting.', stopped: `Disconnected. ${text}` }[steady];
@@ -264,6 +350,8 @@ export class View {
     const room = this.#room;
     const retry = () => connection.retryNow();
     if (connection.phase === 'connecting') return { text: this.#phase === '' ? 'Connecting…' : 'Reconnecting…' };
+    const freshToken = { label: 'Use a fresh token', run: () => this.#askWho({ byToken: true, lead: this.#token === null ? null : 'Paste a fresh token to go on where you were.' }) };
+    if (connection.phase === 'stopped' && connection.needsToken) return { text: connection.text, action: freshToken };
     if (connection.phase === 'stopped') return { text: connection.text, action: { label: 'Connect again', run: retry } };
     if (connection.phase === 'waiting') {
       const seconds = Math.max(1, Math.ceil((connection.retryAt - Date.now()) / 1_000));
@@ -271,6 +359,10 @@ export class View {
       return { text: `${why} Reconnecting in ${seconds} s.`, action: { label: 'Retry now', run: retry } };
     }
     if (connection.closing) return { text: connection.text };
+    if (this.#endsSoon()) {
+      const seconds = Math.max(0, Math.ceil((connection.expires - Date.now()) / 1_000));
+      return { text: `Your token ends in ${seconds} s.`, action: freshToken };
+    }
     if (room?.membership === 'refused') {
       return { text: `You are not in this room. ${sentence(room.why)}`, action: { label: 'Try again', run: () => this.#chat.enterAgain(room) } };
     }
@@ -283,7 +375,7 @@ export class View {
     const elsewhere = [...this.#chat.rooms.values()].some((other) => other !== room && other.unread > 0);
     const entering = room?.membership === 'joining' && this.#chat.connection.ready;
     const known = isKnown(room);
-    if (!this.#isStale('head', [room?.name, room?.members, room?.role, entering, known, elsewhere])) return;
+    if (!this.#isStale('head', [room?.name, room?.members, room?.role, room?.membership, entering, known, elsewhere])) return;
     const { peer = null } = room ?? {};
     this.#$('title').textContent = room ? (peer ?? room.name) : 'hubbub';
     this.#$('title').classList.toggle('room-name', Boolean(room) && peer === null);
@@ -295,6 +387,7 @@ export class View {
     this.#$('subtitle').textContent = parts.join(' · ');
     this.#fitDrawers();
     this.#$('leave').hidden = !room;
+    this.#$('close-room').hidden = !isHost(room);
     for (const id of ['copy-link', 'open-people']) this.#$(id).hidden = !room || peer !== null;
     const leave = peer === null ? 'Leave this room' : 'Close this conversation';
     this.#$('leave').setAttribute('aria-label', leave);
@@ -340,9 +433,11 @@ export class View {
     });
     this.#$('open-more').addEventListener('click', () => this.#chat.moreRooms());
     this.#$('people-list').addEventListener('click', (event) => {
-      const button = event.target.closest('button[data-peer]');
-      if (button) this.#openFromList(inboxOf(button.dataset.peer));
+      const { peer, moderate } = event.target.closest('button')?.dataset ?? {};
+      if (peer !== undefined) this.#openFromList(inboxOf(peer));
+      if (moderate !== undefined) this.#moderation.ask(this.#room, moderate);
     });
+    this.#$('close-room').addEventListener('click', () => this.#confirmClose(this.#room));
     this.#$('leave').addEventListener('click', () => {
       this.#chat.leave(this.#chat.current);
       this.#$('composer-input').focus();
@@ -405,7 +500,8 @@ export class View {
     const names = room?.usersKnown ? [...room.users.keys()] : [];
     const large = room !== null && room.members > USERS_MAX;
     const known = isKnown(room);
-    if (!this.#isStale('people', [names, room?.members, large, known, me])) return;
+    const host = isHost(room);
+    if (!this.#isStale('people', [names, room?.members, large, known, me, host])) return;
     names.sort((a, b) => (b === me) - (a === me) || a.localeCompare(b));
     this.#$('people-title').textContent = known ? count(room.members, 'person', 'people') : 'People';
     this.#$('people-list').replaceChildren(...names.map((name) => {
@@ -414,10 +510,27 @@ export class View {
       const person = make('bdi', { class: 'person' }, name);
       if (name === me) return make('li', {}, avatar, person, make('span', { class: 'you' }, 'you'));
       const write = make('button', { class: 'write', type: 'button', 'data-peer': name, title: `Write to ${name}` }, avatar, person, make('span', { class: 'unseen' }, ': write a direct message'));
-      return make('li', {}, write);
+      const label = `Kick, ban or mute ${name}`;
+      return make('li', {}, write, ...(host ? [make('button', { class: 'icon moderate', type: 'button', 'data-moderate': name, 'aria-label': label, title: label }, icon('more'))] : []));
     }));
     this.#$('people-hint').hidden = !large;
     this.#$('people-hint').textContent = large ? 'Too many to list; large rooms show how many people are there.' : '';
+  }
+
+  #focusPerson(user) {
+    const button = [...this.#$('people-list').querySelectorAll('[data-moderate]')].find(({ dataset }) => dataset.moderate === user);
+    (button ?? this.#$('open-people')).focus();
+  }
+
+  #confirmClose(room) {
+    this.#confirm({
+      title: `Close ${room.name} for everyone?`,
+      quote: 'Everybody is put out. What was said stays, and the room can be entered again.',
+      keep: 'Keep it open',
+      label: 'Close the room',
+      run: () => this.#chat.moderate(room, { action: 'close' }, (error) => error && this.#toast(`${room.name} is not closed: ${error}`)),
+      after: () => this.#$('close-room').focus(),
+    });
   }
 
   #drawTyping() {
@@ -692,13 +805,28 @@ export class View {
   }
 
   #confirmDelete(room, row) {
-    const dialog = this.#$('confirm');
     const { text, code } = describeContent(row.item.content);
-    this.#$('confirm-quote').textContent = (text ?? code).slice(0, 300);
+    this.#confirm({
+      title: 'Delete this message for everyone?',
+      quote: (text ?? code).slice(0, 300),
+      keep: 'Keep it',
+      label: 'Delete',
+      run: () => this.#chat.delete(room, row.item.seq),
+      after: () => this.#entries.get(row.id)?.node.focus(),
+    });
+  }
+
+  /** Asks before something is done that cannot be undone. */
+  #confirm({ title, quote, keep, label, run, after }) {
+    const dialog = this.#$('confirm');
+    this.#$('confirm-title').textContent = title;
+    this.#$('confirm-quote').textContent = quote;
+    this.#$('confirm-keep').textContent = keep;
+    this.#$('confirm-do').textContent = label;
     dialog.returnValue = 'cancel';
     dialog.onclose = () => {
-      if (dialog.returnValue === 'delete') this.#chat.delete(room, row.item.seq);
-      this.#entries.get(row.id)?.node.focus();
+      if (dialog.returnValue === 'do') run();
+      after();
     };
     dialog.showModal();
   }
@@ -819,7 +947,7 @@ export class View {
   #composerState(room) {
     if (!room) return { blocked: true, placeholder: 'Open a room to write' };
     if (room.membership === 'refused') return { blocked: true, placeholder: 'You are not in this room' };
-    if (room.role === 'guest') return { blocked: true, placeholder: 'You may read along here' };
+    if (room.role === 'guest') return { blocked: true, placeholder: 'You may read here' };
     return { blocked: false, placeholder: `Write to ${room.peer ?? room.name}` };
   }
 

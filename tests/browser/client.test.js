@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 
-import { FakeEnv, chatOnline, client, enterLobby, message, messages, shown, welcome } from './fake.js';
+import { FakeEnv, chatOnline, client, enterLobby, message, messages, shown, tokenOf, welcome } from './fake.js';
 
 const range = (from, to) => Array.from({ length: to - from + 1 }, (_, at) => `m${from + at}`);
 
@@ -59,6 +59,23 @@ describe('text', () => {
     assert.equal(client.initials('😀'), '😀');
     assert.equal(client.initials('-'), '-');
     for (let at = 0; at < 500; at += 1) assert.ok([0, 1, 2, 3, 4, 5, 6, 7].includes(client.hueOf(`tomasz${at}`)));
+  });
+
+  test('a token says whose it is and when it ends, whatever the letters', () => {
+    assert.deepEqual(client.claimsOf(tokenOf('zoë>?~😀', 1_700_000_060)), { user: 'zoë>?~😀', expires: 1_700_000_060_000 });
+    assert.deepEqual(client.claimsOf(tokenOf('ann')), { user: 'ann', expires: null });
+    for (const text of ['', 'a.b', 'a.b.c', 'a.!.c', tokenOf(''), tokenOf(7), `x${tokenOf('ann')}.`, 'a.bnVsbA.c']) assert.equal(client.claimsOf(text), null, text);
+  });
+
+  test('times in the words of the server are told as people do', () => {
+    assert.match(client.withTimes('muted until 1795268800870 (Unix ms), for 600 s more'), /^muted until [^(]*2026[^(]*\d:\d\d[^(]*$/);
+    assert.equal(client.withTimes('in room 1795268800870'), 'in room 1795268800870');
+  });
+
+  test('the token of an address is told from its room', () => {
+    assert.deepEqual(client.tokenOfHash('#token=a.b-_.c'), { token: 'a.b-_.c', rest: '' });
+    assert.deepEqual(client.tokenOfHash('#token=a.b.c&room=gr%C3%B6%C3%9Fe%201'), { token: 'a.b.c', rest: '#gr%C3%B6%C3%9Fe%201' });
+    for (const hash of ['', '#', '#lobby', client.hashOfRoom('token=a.b.c'), '?token=a.b.c']) assert.equal(client.tokenOfHash(hash), null, hash);
   });
 
   test('a room in an address survives the way there and back', () => {
@@ -538,6 +555,14 @@ describe('sending', () => {
     assert.ok(bytes <= 1_000 && bytes > 900, `${bytes}`);
   });
 
+  test('typing that is refused is passed over', () => {
+    const { env, chat, room, told } = lobbyAt(0);
+    chat.typing(room, true);
+    const { id } = env.socket.take('signal');
+    env.socket.push({ type: 'error', id, code: 'forbidden', message: 'muted', temporary: false });
+    assert.deepEqual(told, []);
+  });
+
   test('typing is told at most every three seconds, and taken back', () => {
     const { env, chat, room } = lobbyAt(0);
     chat.typing(room, true);
@@ -812,7 +837,11 @@ describe('connection', () => {
     const after = (code, more) => client.afterClose({ code, attempt: 0, random: 1, ...more });
     for (const code of [1000, 1001, 1006, 1009, 1011, 1012, 1013, 4000, 4001, 4008, 4499]) assert.equal(after(code).reconnect, true, `${code}`);
     for (const code of [1002, 1003, 1007, 1008, 4500, 4503, 4999]) assert.equal(after(code).reconnect, false, `${code}`);
-    assert.match(after(4503, { reason: 'banned' }).text, /banned/);
+    assert.match(after(4599, { reason: 'out of order' }).text, /out of order/);
+    for (const code of [4501, 4502, 4503, 4505, 4506]) assert.doesNotMatch(after(code, { reason: 'jargon' }).text, /jargon|\d{4}/, `${code}`);
+    for (const code of [4003, 4009]) assert.deepEqual([after(code, { random: 0 }).delayMs, after(code).delayMs], [5_000, 6_000], `${code}`);
+    assert.deepEqual([4002, 4502, 4503, 4505, 4506].filter((code) => after(code).needsToken), [4002, 4502, 4503]);
+    assert.equal(after(4002).reconnect, false);
     assert.equal(after(1012, { retryAfterMs: 3_210 }).delayMs, 3_210);
     assert.equal(after(1012, { retryAfterMs: 3_210, attempt: 1 }).delayMs, 2_000);
   });
@@ -942,5 +971,202 @@ describe('connection', () => {
     enterLobby(socket, { seq: 0, recovered: true });
     assert.ok(!socket.types().includes('message'));
     assert.equal(room.outbox[0].state, 'failed');
+  });
+});
+
+describe('tokens', () => {
+  const NOW_S = 1_700_000_000;
+
+  /** A chat of `ann` by token, in the lobby. */
+  function withToken(token = tokenOf('ann', NOW_S + 90), room = {}) {
+    const env = new FakeEnv();
+    const told = [];
+    const refused = [];
+    const page = { changed() {}, told: (text) => told.push(text), refused: (text) => refused.push(text), reading: () => false, farSide: () => 'top' };
+    const chat = new client.Chat(env, 'ws://fake/ws', page);
+    chat.open('lobby');
+    chat.start('ann', {}, token);
+    const connect = welcome(env.socket, { name: 'Ann A.', expires: (NOW_S + 90) * 1_000 });
+    env.socket.ok(env.socket.take('join'), { room: 'lobby', epoch: 'e1', seq: 0, members: 2, role: 'member', ...room });
+    return { env, chat, told, refused, connect, room: chat.rooms.get('lobby') };
+  }
+
+  test('are shown in connect, without a name, and the welcome says who one is and for how long', () => {
+    const token = tokenOf('ann', NOW_S + 90);
+    const { chat, connect } = withToken(token);
+    assert.equal(connect.token, token);
+    assert.ok(!('name' in connect));
+    assert.deepEqual([chat.me, chat.displayName, chat.connection.expires], ['ann', 'Ann A.', (NOW_S + 90) * 1_000]);
+  });
+
+  test('whose user the server names otherwise make one that user', () => {
+    const env = new FakeEnv();
+    const chat = new client.Chat(env, 'ws://fake/ws', { changed() {}, told() {}, refused() {} });
+    chat.open('lobby');
+    chat.start('ann', {}, tokenOf('ann'));
+    env.socket.accept();
+    env.socket.push({ type: 'welcome', id: env.socket.take('connect').id, user: 'anna', session: 's', limits: { message_bytes: 1_000 } });
+    assert.deepEqual([chat.me, chat.displayName, env.socket.sent.filter(({ type }) => type === 'join').map(({ room }) => room)], ['anna', 'anna', ['lobby', '@anna']]);
+  });
+
+  test('are renewed on the live connection, which then lasts as long as the fresh one, also after a reconnect', () => {
+    const { env, chat } = withToken();
+    const answers = [];
+    const bad = tokenOf('ann', NOW_S + 500);
+    chat.renew(bad, (error) => answers.push(error));
+    const refusedOne = env.socket.take('connect');
+    assert.deepEqual(Object.keys(refusedOne).sort(), ['id', 'token', 'type']);
+    env.socket.push({ type: 'error', id: refusedOne.id, code: 'unauthorized', message: 'the signature is wrong', temporary: false });
+    assert.equal(chat.connection.expires, (NOW_S + 90) * 1_000, 'what is refused changes nothing');
+    const fresh = tokenOf('ann', NOW_S + 900);
+    chat.renew(fresh, (error) => answers.push(error));
+    env.socket.ok(env.socket.take('connect'));
+    assert.deepEqual(answers, ['the signature is wrong', '']);
+    assert.equal(chat.connection.expires, (NOW_S + 900) * 1_000);
+    assert.equal(env.sockets.length, 1);
+    assert.equal(reconnect(env).closed, false);
+    env.socket.drop();
+    waitForDial(env);
+    env.socket.accept();
+    assert.equal(env.socket.take('connect').token, fresh);
+  });
+
+  test('that let one write make a reader enter again, from where it had read', () => {
+    const { env, chat, room } = withToken(undefined, { role: 'guest' });
+    env.socket.push(message(1));
+    chat.renew(tokenOf('ann', NOW_S + 900), () => {});
+    env.socket.ok(env.socket.take('connect'));
+    assert.equal(env.socket.take('leave').room, 'lobby');
+    const join = env.socket.take('join');
+    assert.deepEqual(join.since, { epoch: 'e1', seq: 1 });
+    env.socket.ok(join, { room: 'lobby', epoch: 'e1', seq: 1, members: 2, role: 'member', recovered: true });
+    assert.deepEqual([room.membership, room.role, shown(room)], ['in', 'member', ['m1']]);
+  });
+
+  test('that have expired are asked for, and with a fresh one the session goes on', () => {
+    const { env, chat, refused } = withToken();
+    env.socket.push(message(1));
+    env.socket.drop(4002, 'token expired');
+    env.pass(600_000);
+    assert.deepEqual([chat.connection.phase, chat.connection.needsToken, env.sockets.length], ['stopped', true, 1]);
+    assert.match(chat.connection.text, /expired/);
+    const fresh = tokenOf('ann', NOW_S + 9_000);
+    chat.renew(fresh, () => {});
+    const connect = welcome(env.socket, { resumed: true });
+    assert.equal(connect.token, fresh);
+    assert.deepEqual(connect.resume.rooms.lobby, { epoch: 'e1', seq: 1 });
+    assert.deepEqual([chat.connection.phase, chat.connection.needsToken, refused], ['online', false, []]);
+  });
+
+  test('that are refused are asked for again, also where the server is not satisfied with a name', () => {
+    for (const code of ['unauthorized', 'expired']) {
+      const { env, chat, refused } = withToken();
+      env.socket.drop();
+      waitForDial(env);
+      env.socket.accept();
+      const { id } = env.socket.take('connect');
+      env.socket.push({ type: 'error', id, code, message: 'connect with `token`', temporary: false });
+      assert.deepEqual([refused, chat.connection.needsToken, chat.connection.phase], [['connect with `token`'], true, 'stopped'], code);
+      chat.renew(tokenOf('ann'), () => {});
+      env.socket.accept();
+      assert.ok(env.socket.take('connect').resume, 'the session waits');
+    }
+  });
+
+  test('are forgotten with everything else when one signs out', () => {
+    const { env, chat, room, told } = withToken();
+    env.socket.drop();
+    chat.send(room, 'never sent');
+    chat.signOut();
+    env.pass(600_000);
+    assert.deepEqual([chat.me, chat.rooms.size, chat.connection.phase, env.sockets.length], ['', 0, 'idle', 1]);
+    assert.deepEqual(told, ['1 message to lobby was not sent.']);
+    chat.open('lobby');
+    chat.start('bob');
+    env.socket.accept();
+    const { token, name, resume } = env.socket.take('connect');
+    assert.deepEqual([token, name, resume], [undefined, 'bob', undefined]);
+  });
+});
+
+describe('being put out', () => {
+  /** In the lobby with company, something on its way and something unsent. */
+  function inCompany() {
+    const setup = lobbyAt(1);
+    setup.room.users = new Map([['ann', 1], ['bob', 2]]);
+    setup.env.socket.push({ type: 'signal', room: 'lobby', sender: 'bob', content: { typing: true } });
+    return setup;
+  }
+
+  test('says by whom, why and until when, and leaves nothing of the room open', () => {
+    const until = 1_700_003_600_000;
+    const cases = [
+      [{ type: 'kicked', reason: 'kicked', by: 'bob' }, /^You were put out by bob\.$/],
+      [{ type: 'kicked', reason: 'banned', by: 'bob', until }, /^You were banned by bob until .*2023/],
+      [{ type: 'kicked', reason: 'banned' }, /^You were banned\.$/],
+      [{ type: 'kicked', reason: 'forbidden' }, /token does not open/],
+      [{ type: 'kicked', reason: 'consumer_replaced' }, /Another program/],
+      [{ type: 'closed' }, /host closed this room/],
+    ];
+    for (const [event, why] of cases) {
+      const { env, told, room } = inCompany();
+      env.socket.push({ ...event, room: 'lobby' });
+      assert.match(room.why, why);
+      assert.deepEqual(told, [`You are no longer in lobby. ${room.why}`]);
+      assert.deepEqual([room.membership, room.users.size, room.usersKnown, room.typing.size], ['refused', 0, false, 0]);
+      reconnect(env);
+      assert.ok(!env.socket.types().includes('join'), 'it is not entered again by itself');
+    }
+  });
+
+  test('is not undone by what was on its way there', () => {
+    const { env, chat, room } = inCompany();
+    chat.send(room, 'too late');
+    const { id } = env.socket.take('message');
+    env.socket.push({ type: 'kicked', room: 'lobby', reason: 'kicked', by: 'bob' });
+    env.socket.push({ type: 'error', id, code: 'not_member', message: 'join the room first', temporary: false });
+    assert.deepEqual([room.membership, room.outbox[0].state], ['refused', 'failed']);
+    assert.ok(!env.socket.types().includes('join'));
+  });
+
+  test('at the door is told, and the room is not entered', () => {
+    const { env, chat, told } = lobbyAt(0);
+    chat.open('den');
+    chat.send(chat.rooms.get('den'), 'let me in');
+    const { id } = env.socket.take('join');
+    env.socket.push({ type: 'error', id, code: 'forbidden', message: 'your token does not open it', temporary: false });
+    const den = chat.rooms.get('den');
+    assert.deepEqual([den.membership, den.outbox[0].state], ['refused', 'failed']);
+    assert.deepEqual(told, ['You may not enter den: your token does not open it']);
+  });
+
+  test('of the inbox, which nobody chose to enter, is not told', () => {
+    const setup = { env: new FakeEnv(), told: [] };
+    const chat = new client.Chat(setup.env, 'ws://fake/ws', { changed() {}, told: (text) => setup.told.push(text) });
+    chat.start('ann', {}, tokenOf('ann'));
+    const { socket } = setup.env;
+    socket.accept();
+    socket.push({ type: 'welcome', id: socket.take('connect').id, user: 'ann', session: 's', limits: { message_bytes: 1_000 } });
+    const join = socket.take('join');
+    socket.push({ type: 'error', id: join.id, code: 'forbidden', message: 'no', temporary: false });
+    assert.deepEqual([join.room, chat.rooms.get('@ann').membership, setup.told], ['@ann', 'refused', []]);
+  });
+
+  test('others is asked of the server, whose refusal is told', () => {
+    const { env, chat, room } = lobbyAt(0);
+    const answers = [];
+    chat.moderate(room, { action: 'ban', user: 'eve', forMs: 60_000 }, (error) => answers.push(error));
+    const ban = env.socket.take('ban');
+    assert.deepEqual([ban.room, ban.user, ban.for_ms], ['lobby', 'eve', 60_000]);
+    env.socket.push({ type: 'error', id: ban.id, code: 'forbidden', message: 'you may not moderate here', temporary: false });
+    chat.moderate(room, { action: 'mute', user: 'eve', forMs: 0 }, (error) => answers.push(error));
+    const mute = env.socket.take('mute');
+    assert.ok(!('for_ms' in mute), 'for ever');
+    env.socket.ok(mute);
+    chat.moderate(room, { action: 'close' }, (error) => answers.push(error));
+    assert.deepEqual(Object.keys(env.socket.take('close')).sort(), ['id', 'room', 'type']);
+    env.socket.drop();
+    chat.moderate(room, { action: 'kick', user: 'eve' }, (error) => answers.push(error));
+    assert.deepEqual(answers, ['you may not moderate here', '', 'The connection was lost, so it may not be done.', 'That can be done when the connection is back.']);
   });
 });

@@ -1,5 +1,6 @@
 // What the client is handed in place of a browser: sockets, a clock that only tests move, and no chance.
 
+import * as access from '../../src/web/access.js';
 import * as chatModule from '../../src/web/chat.js';
 import * as connection from '../../src/web/connection.js';
 import * as direct from '../../src/web/direct.js';
@@ -7,7 +8,7 @@ import * as text from '../../src/web/text.js';
 import * as timeline from '../../src/web/timeline.js';
 
 /** Everything of the client that needs no page. */
-export const client = { ...text, ...timeline, ...direct, ...connection, ...chatModule };
+export const client = { ...access, ...text, ...timeline, ...direct, ...connection, ...chatModule };
 
 /** One socket as the client sees it, and its other end as the test does. */
 export class FakeSocket {
@@ -133,14 +134,20 @@ export function chatOnline(env = new FakeEnv(), unsent = {}, open = null, inbox 
   return { env, chat, told, refused: () => refused };
 }
 
+/** A token as far as the client reads it. */
+export function tokenOf(sub, exp) {
+  const part = (value) => Buffer.from(JSON.stringify(value)).toString('base64url');
+  return [part({ alg: 'EdDSA' }), part({ sub, exp }), 'c2lnbmF0dXJl'].join('.');
+}
+
 /** Welcomes the client. Without `resumed` it has to enter its rooms again; its inbox, which is empty, is entered at once. */
-export function welcome(socket, { resumed, inbox } = {}) {
+export function welcome(socket, { resumed, inbox, ...fields } = {}) {
   socket.accept();
   const connect = socket.take('connect');
   const limits = { message_bytes: 1_000, rooms: 128, unanswered: 64 };
   const answer = connect.resume ? { resumed: resumed ?? false } : {};
   sessions += 1;
-  socket.push({ type: 'welcome', id: connect.id, user: connect.name, session: `session-${sessions}`, heartbeat_ms: 30_000, limits, ...answer });
+  socket.push({ type: 'welcome', id: connect.id, user: connect.name ?? client.claimsOf(connect.token).user, session: `session-${sessions}`, heartbeat_ms: 30_000, limits, ...answer, ...fields });
   if (!resumed) enterInbox(socket, inbox);
   return connect;
 }

@@ -1,6 +1,6 @@
 // The real server, a proxy that can cut connections, people with browsers, and one without.
 
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import net from 'node:net';
 import { tmpdir } from 'node:os';
@@ -37,6 +37,29 @@ async function freePort() {
   const { port } = holder.address();
   await new Promise((closed) => holder.close(closed));
   return port;
+}
+
+/** A key pair of its own: `flags` have a server check tokens with it, `mint` makes them. */
+export class Key {
+  #folder = mkdtempSync(path.join(tmpdir(), 'hubbub-key-'));
+
+  constructor() {
+    this.#run('keygen', '--out', path.join(this.#folder, 'app'));
+    this.flags = ['--auth', 'token', '--token-key-files', path.join(this.#folder, 'app.pub.pem'), '--token-leeway', '0s'];
+  }
+
+  /** A token of `user`: who may do what in which rooms, as in `lobby=host`. */
+  mint(user, rooms = [], ...more) {
+    return this.#run('mint', '--key', path.join(this.#folder, 'app.pem'), '--sub', user, ...rooms.flatMap((room) => ['--room', room]), ...more).trim();
+  }
+
+  #run(...args) {
+    return execFileSync(serverBinary(), ['token', ...args], { encoding: 'utf8', stdio: 'pipe' });
+  }
+
+  end() {
+    rmSync(this.#folder, { recursive: true, force: true });
+  }
 }
 
 /** A server of its own ports and data, which can be killed and started again on the same. */
@@ -148,13 +171,14 @@ export class Line {
   #rest = '';
   #ids = 0;
 
-  static async connect(server, name, ...rooms) {
+  /** `who`: a name, or `{token}`. */
+  static async connect(server, who, ...rooms) {
     const line = new Line();
     line.#socket = net.connect(server.tcpPort, '127.0.0.1');
     line.#socket.on('error', () => {});
     line.#socket.setEncoding('utf8');
     line.#socket.on('data', (text) => line.#read(text));
-    line.#write({ type: 'connect', name });
+    await line.ask({ type: 'connect', ...(typeof who === 'string' ? { name: who } : who) });
     for (const room of rooms) await line.ask({ type: 'join', room });
     return line;
   }
@@ -227,13 +251,13 @@ async function serveFrom(page, folder) {
 export class Person {
   problems = [];
 
-  static async arrive(browser, port, name, { room = 'lobby', ...options } = {}) {
+  static async arrive(browser, port, name, { room = 'lobby', fragment = encodeURIComponent(room), ...options } = {}) {
     const person = new Person();
     person.name = name;
     person.context = await browser.newContext({ ...DESKTOP, locale: 'en-GB', ...options });
     await person.context.grantPermissions(['clipboard-read', 'clipboard-write'], { origin: `http://127.0.0.1:${port}` });
     person.page = await person.newTab();
-    await person.page.goto(`http://127.0.0.1:${port}/#${encodeURIComponent(room)}`);
+    await person.page.goto(`http://127.0.0.1:${port}/#${fragment}`);
     if (name) await person.enter(name);
     return person;
   }
@@ -267,6 +291,12 @@ export class Person {
     await this.page.getByRole('textbox', { name: 'Your name' }).fill(name);
     await this.page.getByRole('button', { name: 'Enter' }).click();
     await this.online();
+  }
+
+  /** Shows a token to the dialog that is open. */
+  async show(token) {
+    await this.page.getByRole('textbox', { name: 'Token' }).fill(token);
+    await this.page.getByRole('button', { name: 'Enter' }).click();
   }
 
   async online() {
@@ -320,7 +350,7 @@ export class Person {
   async picture(name) {
     if (!process.env.SHOTS) return;
     mkdirSync(process.env.SHOTS, { recursive: true });
-    await this.page.screenshot({ path: path.join(process.env.SHOTS, `${name}.png`) });
+    await this.page.screenshot({ path: path.join(process.env.SHOTS, `${name}.png`), animations: 'disabled' });
   }
 }
 

@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
 
 import { client } from './fake.js';
-import { DESKTOP, Line, PHONE, Person, Proxy, Server, accessibilityFaults, launchBrowser, until } from './harness.js';
+import { DESKTOP, Key, Line, PHONE, Person, Proxy, Server, accessibilityFaults, launchBrowser, until } from './harness.js';
 
 let browser;
 let server;
@@ -32,6 +32,22 @@ async function proxyBefore() {
 async function serverWith(...flags) {
   await server.end();
   server = await Server.start(...flags);
+}
+
+/** A server that wants tokens; gives the key that makes them. */
+async function serverWithKey() {
+  const key = new Key();
+  leaving.push(() => key.end());
+  await serverWith(...key.flags);
+  return key;
+}
+
+/** Someone who comes by a link with a token. */
+async function arriveBy(token, { room = 'lobby', ...options } = {}) {
+  const person = await Person.arrive(browser, server.port, null, { ...options, fragment: `token=${token}&room=${encodeURIComponent(room)}` });
+  leaving.push(() => person.context.close());
+  await person.page.locator('.app[data-phase="online"]').waitFor();
+  return person;
 }
 
 function calm(...people) {
@@ -421,6 +437,195 @@ describe('the name', () => {
     await ann.page.getByRole('button', { name: 'Enter' }).click();
     await ann.page.getByRole('alert').getByText(/control character/).waitFor();
     await ann.enter('ann');
+    calm(ann);
+  });
+});
+
+describe('a token', () => {
+  test('is asked for where a name is not enough, opens a private room, and no other', async () => {
+    const key = await serverWithKey();
+    const ann = await arrive(null, { room: 'team-1' });
+    await ann.page.getByRole('textbox', { name: 'Your name' }).fill('ann');
+    await ann.page.getByRole('button', { name: 'Enter' }).click();
+    await ann.page.getByRole('alert').getByText(/token/i).waitFor();
+    await ann.page.getByRole('textbox', { name: 'Token' }).fill('ann');
+    await ann.page.getByRole('button', { name: 'Enter' }).click();
+    await ann.page.getByRole('alert').getByText('This is no token.').waitFor();
+    const other = new Key();
+    leaving.push(() => other.end());
+    await ann.show(other.mint('ann'));
+    await ann.page.getByRole('alert').getByText(/signature is wrong|has no key/).waitFor();
+
+    await ann.show(key.mint('ann', ['team-*=member'], '--name', 'Ann A.'));
+    await ann.online();
+    await ann.say('behind closed doors');
+    await ann.sees('behind closed doors');
+    assert.equal(await ann.page.locator('.toast').count(), 0, 'an inbox that the token does not open is no news');
+    assert.deepEqual([await ann.page.locator('#self-name').textContent(), await ann.page.locator('#self-state').textContent()], ['Ann A.', 'ann · Online']);
+
+    await ann.page.getByRole('textbox', { name: 'Find a room, or name a new one' }).fill('lobby');
+    await ann.page.keyboard.press('Enter');
+    await ann.page.locator('#banner').getByText(/^You are not in this room\. /).waitFor();
+    await ann.page.locator('#toasts').getByText(/^You may not enter lobby: /).waitFor();
+    assert.equal(await ann.composer.isDisabled(), true);
+    assert.equal(await ann.page.locator('#people-list li').count(), 0);
+    assert.equal(await ann.page.locator('#subtitle').textContent(), '');
+    await ann.page.getByRole('button', { name: 'Leave this room' }).click();
+    await ann.page.getByRole('heading', { level: 1, name: 'team-1' }).waitFor();
+    await ann.page.reload();
+    await ann.online();
+    await ann.sees('behind closed doors');
+    calm(ann);
+  });
+
+  test('comes by a link, leaves the address at once, stays in the tab, and is forgotten when one signs out', async () => {
+    const key = await serverWithKey();
+    const token = key.mint('ann', ['den=member']);
+    const ann = await arriveBy(token, { room: 'den' });
+    await ann.online();
+    assert.equal(new URL(ann.page.url()).hash, '#den');
+    const remembered = () => ann.page.evaluate(() => [JSON.stringify({ ...localStorage }), JSON.stringify({ ...sessionStorage })]);
+    const secret = token.split('.')[2];
+    assert.deepEqual((await remembered()).map((text) => text.includes(secret)), [false, true]);
+    await ann.page.reload();
+    await ann.online();
+
+    await ann.page.evaluate((hash) => location.assign(hash), `#token=${key.mint('bob', ['den=member'])}`);
+    await ann.page.getByText('This link makes you bob.').waitFor();
+    assert.ok(!ann.page.url().includes('token'), 'nor does it stay when the page is open already');
+    await ann.page.getByRole('button', { name: 'Cancel' }).click();
+
+    await ann.page.getByRole('button', { name: 'Your token' }).click();
+    assert.deepEqual(await accessibilityFaults(ann.page), [], 'with the field for a token');
+    await ann.picture('token-light');
+    await ann.page.getByRole('button', { name: 'Sign out' }).click();
+    await ann.page.getByRole('textbox', { name: 'Token' }).waitFor();
+    assert.equal((await remembered()).some((text) => text.includes(secret)), false);
+    assert.equal(await ann.page.locator('#joined-list li').count(), 0);
+    await ann.page.reload();
+    await ann.page.getByRole('dialog', { name: 'hubbub' }).waitFor();
+    calm(ann);
+  });
+
+  test('that ends soon is renewed where one is; that has expired is asked for, and nothing is missed', async () => {
+    const key = await serverWithKey();
+    const mint = (ttl) => key.mint('ann', ['lobby=member'], '--ttl', ttl);
+    const bob = await line({ token: key.mint('bob') }, 'lobby');
+    const ann = await arriveBy(mint('50s'));
+    await ann.online();
+    await ann.page.evaluate(() => {
+      globalThis.phases = new Set();
+      const app = document.getElementById('app');
+      new MutationObserver(() => globalThis.phases.add(app.dataset.phase)).observe(app, { attributeFilter: ['data-phase'] });
+    });
+    await ann.page.getByText(/^Your token ends in \d+ s\.$/).waitFor();
+    await until(async () => (await ann.page.locator('#announcer').textContent()) === 'Your token ends within a minute.', 'it is announced');
+    await ann.picture('token-ends-light');
+    await ann.page.getByRole('button', { name: 'Use a fresh token' }).click();
+    await ann.page.getByRole('textbox', { name: 'Token' }).fill(mint('50s').replace(/.{4}$/, 'AAAA'));
+    await ann.page.getByRole('button', { name: 'Enter' }).click();
+    await ann.page.getByRole('alert').getByText(/signature/).waitFor();
+    await ann.show(mint('3m'));
+    await ann.page.getByText('Your fresh token is in use.').waitFor();
+    await ann.page.locator('#banner').waitFor({ state: 'hidden' });
+    await ann.say('still here');
+    await ann.sees('still here');
+    assert.deepEqual(await ann.page.evaluate(() => [...globalThis.phases].filter((phase) => phase !== 'online')), [], 'the connection stayed');
+
+    await ann.page.getByRole('button', { name: 'Your token' }).click();
+    await ann.show(mint('2s'));
+    await ann.page.locator('#banner').getByText('Your token has expired.').waitFor();
+    await bob.say('lobby', 'while you were away');
+    await ann.page.getByRole('button', { name: 'Use a fresh token' }).click();
+    await ann.show(mint('1h'));
+    await ann.sees('while you were away');
+    await ann.online();
+    assert.deepEqual(await ann.texts(), ['still here', 'while you were away']);
+    calm(ann);
+  });
+
+  test('of a guest lets one read, and a fresh one write', async () => {
+    const key = await serverWithKey();
+    const ann = await arriveBy(key.mint('ann', ['lobby=guest']));
+    await ann.online();
+    assert.deepEqual([await ann.composer.isDisabled(), await ann.composer.getAttribute('placeholder')], [true, 'You may read here']);
+    await ann.page.getByRole('button', { name: 'Your token' }).click();
+    await ann.show(key.mint('ann', ['lobby=member']));
+    await until(async () => !(await ann.composer.isDisabled()), 'she may write');
+    await ann.say('my first words');
+    await ann.sees('my first words');
+    calm(ann);
+  });
+});
+
+describe('a host', () => {
+  test('kicks, mutes and bans, closes the room, and is told what was refused', async () => {
+    const key = await serverWithKey();
+    const ann = await arriveBy(key.mint('ann', ['lobby=host']));
+    const eve = await arriveBy(key.mint('eve', ['lobby=member', 'den=member']));
+    for (const person of [ann, eve]) await person.online();
+    assert.equal(await eve.page.getByRole('button', { name: /^(Kick|Close this room)/ }).count(), 0, 'members do not moderate');
+    const moderate = async (act, time) => {
+      await ann.page.getByRole('button', { name: 'Kick, ban or mute eve' }).click();
+      const dialog = ann.page.getByRole('dialog', { name: 'eve in lobby' });
+      await dialog.getByRole('radio', { name: new RegExp(`^${act} `) }).check();
+      if (time) await dialog.getByRole('combobox', { name: 'How long' }).selectOption(time);
+      if (act === 'Ban') assert.deepEqual(await accessibilityFaults(ann.page), [], 'with the dialog');
+      if (act === 'Ban') await ann.picture('moderation-light');
+      await dialog.getByRole('button', { name: act, exact: true }).click();
+      return dialog;
+    };
+
+    await moderate('Mute', 'for 10 minutes');
+    await ann.page.getByText('Muted eve for 10 minutes.').waitFor();
+    await eve.say('can you hear me?');
+    await eve.page.getByText(/^Not sent\. .*muted.* until [^(]*\d\d:\d\d\./).waitFor();
+    await moderate('Unmute');
+    await ann.page.getByText('Unmuted eve.').waitFor();
+    await eve.page.getByRole('button', { name: 'Retry' }).click();
+    await ann.sees('can you hear me?');
+
+    await moderate('Kick');
+    await ann.page.getByText('Kicked eve.').waitFor();
+    await eve.page.locator('#banner').getByText('You are not in this room. You were put out by ann.').waitFor();
+    assert.equal(await eve.composer.isDisabled(), true);
+    await eve.page.getByRole('button', { name: 'Try again' }).click();
+    await eve.online();
+
+    await moderate('Ban', 'for 1 hour');
+    await eve.page.locator('#banner').getByText(/You were banned by ann until /).waitFor();
+    await eve.picture('banned-light');
+    await eve.page.getByRole('button', { name: 'Try again' }).click();
+    await eve.page.locator('#toasts').getByText(/^You may not enter lobby: .*bann/).waitFor();
+
+    await ann.page.getByRole('button', { name: 'Close this room for everyone' }).click();
+    await ann.page.getByRole('dialog', { name: 'Close lobby for everyone?' }).getByRole('button', { name: 'Keep it open' }).click();
+    await ann.say('last words');
+    await ann.sees('last words');
+    await ann.page.getByRole('button', { name: 'Close this room for everyone' }).click();
+    await ann.page.getByRole('dialog', { name: 'Close lobby for everyone?' }).getByRole('button', { name: 'Close the room' }).click();
+    await ann.page.locator('#banner').getByText('You are not in this room. A host closed this room.').waitFor();
+    calm(ann, eve);
+  });
+
+  test('is told in the dialog when the server refuses', async () => {
+    const key = await serverWithKey();
+    const zoe = await line({ token: key.mint('zoe', ['lobby=host']) }, 'lobby');
+    const ann = await arriveBy(key.mint('ann', ['lobby=host']), { ...PHONE, colorScheme: 'dark' });
+    await ann.online();
+    await ann.page.getByRole('button', { name: /^People/ }).click();
+    await ann.page.getByRole('button', { name: 'Kick, ban or mute zoe' }).waitFor();
+    await ann.page.getByRole('button', { name: 'Kick, ban or mute zoe' }).click();
+    await ann.picture('moderation-phone-dark');
+    assert.deepEqual(await accessibilityFaults(ann.page), [], 'on a phone, in the dark');
+    await zoe.ask({ type: 'leave', room: 'lobby' });
+    const dialog = ann.page.getByRole('dialog', { name: 'zoe in lobby' });
+    await dialog.getByRole('button', { name: 'Kick', exact: true }).click();
+    await dialog.getByRole('alert').getByText('This user is not in the room.').waitFor();
+    await dialog.getByRole('button', { name: 'Cancel' }).click();
+    await ann.page.getByRole('button', { name: 'Close the list of people' }).click();
+    await ann.picture('host-phone-dark');
+    assert.ok(await ann.page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), 'nothing is wider than the screen');
     calm(ann);
   });
 });

@@ -100,7 +100,7 @@ fn a_backup_needs_the_key_and_the_right_way() {
     refused(hubbub(&["store", "backup", &format!("--admin=http://{}", server.admin())]), "--admin-key-file");
     let data = format!("--data-dir={}", launch.data_dir().display());
     refused(hubbub(&["store", "backup", &data]), "--admin http://HOST:PORT");
-    assert_eq!(http(server.admin(), "GET", "/api/v1/store/backup", &[]).status, 403);
+    assert_eq!(http(server.admin(), "GET", "/api/v1/store/backup", &[]).status, 401);
     let admin = server.admin();
     server.stop();
     refused(backup(admin, &key, &file), &admin.to_string());

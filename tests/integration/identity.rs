@@ -149,8 +149,13 @@ fn a_connection_ends_with_its_token_unless_it_shows_a_fresh_one() {
     kept.refused(connect(&issuer.token("bob", json!({}))), "forbidden");
     kept.refused(json!({"type": "connect", "token": issuer.token("ann", json!({})), "name": "ann"}), "bad_request");
     kept.ok(connect(&issuer.token("ann", json!({}))));
-    assert_eq!(ws.end().1, Some((4002, "token expired".into())));
-    assert_eq!(tcp.end().1, None);
+    assert_eq!(ws.end(), (Vec::new(), Some((4002, "token expired".into()))));
+    let (events, close) = tcp.end();
+    assert_eq!(
+        (&events[0]["code"], &events[0]["message"]),
+        (&json!("expired"), &json!("token expired: reconnect with a fresh token"))
+    );
+    assert_eq!((events.len(), close), (1, None));
     kept.fence();
     server.metrics_until("both are gone", |metrics| {
         metrics.sum("hubbub_closed_total", &[("reason", "token_expired")]) == 2
@@ -186,6 +191,20 @@ fn the_relay_wants_a_token_too() {
     let elsewhere = issuer.token("ann", json!({"rooms": {"other": "member"}}));
     let mut forbidden = server.raw_ws(&format!("/relay/r?token={elsewhere}"));
     assert_eq!(forbidden.closed_with(), Some(4505));
+}
+
+#[test]
+fn with_tokens_any_host_is_served_and_other_origins_are_not() {
+    let issuer = Issuer::new();
+    let server = issuer.launch("").start();
+    let target = format!("/ws?token={}", issuer.token("ann", json!({})));
+    let request = Request::new(server.http(), &target).header("Host", "chat.example:443");
+    assert_eq!(
+        connect_ws(&request.clone().header("Origin", "https://chat.example:443")).0.expect("welcome")["user"],
+        "ann"
+    );
+    let (status, body) = try_connect_ws(&request.header("Origin", "https://elsewhere.example")).err().unwrap();
+    assert_eq!((status, body.contains("Origin")), (403, true), "{body}");
 }
 
 #[test]

@@ -142,6 +142,20 @@ impl Client {
         reply
     }
 
+    /// Sends a command and expects to be refused with this code, in words that have this text.
+    pub fn refused_saying(&mut self, command: Value, code: &str, text: &str) -> Event {
+        let reply = self.refused(command, code);
+        assert!(reply["message"].as_str().is_some_and(|message| message.contains(text)), "{text}: {}", reply.text);
+        reply
+    }
+
+    /// Connects with a token; gives the welcome.
+    pub fn connect_with(&mut self, token: &str) -> Event {
+        let welcome = self.ask(json!({"type": "connect", "token": token}));
+        assert_eq!(welcome.kind(), "welcome", "{}", welcome.text);
+        welcome
+    }
+
     /// Connects under a name; gives the welcome.
     pub fn connect_as(&mut self, name: &str) -> Event {
         let welcome = self.ask(json!({"type": "connect", "name": name}));

@@ -358,6 +358,8 @@ fn lines_of(stream: impl Read + Send + 'static) -> Receiver<String> {
     receiver
 }
 
+/// A connection of each transport that has said nothing yet.
+pub const TRANSPORTS: [fn(&Server) -> Client; 2] = [Server::ws, Server::tcp];
 const BINARY: &str = env!("CARGO_BIN_EXE_hubbub");
 const LINES_MAX: usize = 10_000;
 const SMALL_BUFFER_BYTES: usize = 16 * 1024;

@@ -48,7 +48,8 @@ impl Issuer {
         self.signer.sign(None, &all).expect("any claims can be signed")
     }
 
-    fn config_path(&self) -> PathBuf {
+    /// Where that is.
+    pub fn config_path(&self) -> PathBuf {
         self.dir.path().join("hubbub.toml")
     }
 }

@@ -1,0 +1,91 @@
+//! The audit log: what an operator finds in its file.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::harness::{Issuer, Launch, Server, TRANSPORTS, foreign_token, until};
+
+/// A server that writes such a file.
+fn audited(launch: Launch) -> (Server, PathBuf) {
+    let path = launch.data_dir().join("audit");
+    let server = launch.arguments([&format!("--audit-file={}", path.display())]).start();
+    (server, path)
+}
+
+/// So many records, once they are written.
+fn records(path: &Path, count: usize) -> Vec<Value> {
+    let records = until("the records", || {
+        let text = std::fs::read_to_string(path).ok()?;
+        let lines: Vec<&str> = text.split_inclusive('\n').filter(|line| line.ends_with('\n')).collect();
+        let read = |line: &&str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
+        (lines.len() >= count).then(|| lines.iter().map(read).collect::<Vec<Value>>())
+    });
+    assert_eq!(records.len(), count, "{records:?}");
+    records
+}
+
+fn shown(record: &Value, fields: [&str; 5]) -> String {
+    fields.map(|field| record[field].as_str().unwrap_or("-")).join(" ")
+}
+
+#[test]
+fn what_was_done_to_whom_and_by_whom_is_recorded() {
+    for open in TRANSPORTS {
+        let (server, path) = audited(Launch::new());
+        let mut clients = ["ann", "bob"].map(|name| {
+            let mut client = open(&server);
+            client.connect_as(name);
+            client.join("den");
+            client
+        });
+        let order = |kind: &str, user: &str| json!({"type": kind, "room": "den", "user": user});
+        let [ann, bob] = &mut clients;
+        // What is refused was not done.
+        bob.refused(order("kick", "ann"), "forbidden");
+        ann.ok(order("kick", "bob"));
+        let mut for_a_while = order("ban", "bob");
+        for_a_while["for_ms"] = json!(60_000);
+        ann.ok(for_a_while);
+        ann.ok(order("mute", "carl"));
+        ann.ok(order("unban", "bob"));
+        ann.ok(order("unmute", "carl"));
+        ann.ok(json!({"type": "close", "room": "den"}));
+        let records = records(&path, 6);
+        let shown: Vec<_> =
+            records.iter().map(|record| shown(record, ["event", "outcome", "user", "room", "by"])).collect();
+        let wanted = [
+            "kick done bob den ann",
+            "ban done bob den ann",
+            "mute done carl den ann",
+            "lift done bob den ann",
+            "lift done carl den ann",
+            "close done - den ann",
+        ];
+        assert_eq!(shown, wanted);
+        assert!(records[1]["detail"].as_str().unwrap().starts_with("until "), "{}", records[1]);
+        server.stop();
+    }
+}
+
+#[test]
+fn who_was_not_let_in_is_recorded_without_the_token() {
+    let issuer = Issuer::new();
+    let (server, path) = audited(issuer.launch(""));
+    let token = foreign_token("ann");
+    for open in TRANSPORTS {
+        open(&server).refused(json!({"type": "connect", "token": token}), "unauthorized");
+        open(&server).refused(json!({"type": "connect"}), "unauthorized");
+    }
+    let records = records(&path, 4);
+    for (at, record) in records.iter().enumerate() {
+        let outcome = ["signature", "missing"][at % 2];
+        assert_eq!(shown(record, ["event", "outcome", "user", "room", "by"]), format!("login_refused {outcome} - - -"));
+        assert_eq!(record["address"], "127.0.0.1");
+        assert!(record["connection"].as_str().is_some_and(|name| name.starts_with('s')), "{record}");
+        assert!(record["detail"].as_str().is_some_and(|detail| detail.len() > 8), "{record}");
+    }
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(token.split('.').all(|part| !text.contains(part)), "{text}");
+    server.stop();
+}
