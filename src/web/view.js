@@ -350,8 +350,8 @@ export class View {
     const room = this.#room;
     const retry = () => connection.retryNow();
     if (connection.phase === 'connecting') return { text: this.#phase === '' ? 'Connecting…' : 'Reconnecting…' };
-    const freshToken = { label: 'Use a fresh token', run: () => this.#askWho({ byToken: true, lead: this.#token === null ? null : 'Paste a fresh token to go on where you were.' }) };
-    if (connection.phase === 'stopped' && connection.needsToken) return { text: connection.text, action: freshToken };
+    const freshToken = { label: 'Use a fresh token', run: () => this.#askWho({ byToken: true, lead: 'Paste a fresh token to go on where you were.' }) };
+    if (connection.phase === 'stopped' && connection.needsToken && this.#token !== null) return { text: connection.text, action: freshToken };
     if (connection.phase === 'stopped') return { text: connection.text, action: { label: 'Connect again', run: retry } };
     if (connection.phase === 'waiting') {
       const seconds = Math.max(1, Math.ceil((connection.retryAt - Date.now()) / 1_000));
