@@ -204,6 +204,7 @@ impl State {
     ) -> Outcome {
         let to = UserName::new(to).map_err(|error| bad_name("to", error))?;
         let room = RoomName::inbox(&to);
+        self.may_write_to(conn, &room)?;
         let owner = placement::owner(room.placement_hash(), self.config.shards);
         if let Some(wait) = self.full(owner) {
             return Ok(self.block(conn, wait));

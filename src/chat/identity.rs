@@ -11,6 +11,7 @@ use crate::chat::commands::Outcome;
 use crate::chat::exchange::{Refusal, Request, RoomRef, Seat};
 use crate::chat::lifecycle::{Timer, millis};
 use crate::chat::resume::Wanted;
+use crate::chat::rights::lacks;
 use crate::chat::session::{Awaited, Phase, Wait, Who};
 use crate::chat::state::State;
 use crate::chat::{Handled, Output};
@@ -249,6 +250,13 @@ impl State {
         let (user, room) = (identity.user.as_str(), name.as_str());
         let message = format!("`{user}` may not enter `{room}`: the right to `join` it is missing");
         Err(Refusal { code: ErrorCode::Forbidden, message: message.into() })
+    }
+
+    /// Whether a connection may say something in an inbox, which it need not enter for that.
+    pub(super) fn may_write_to(&self, conn: ConnId, inbox: &RoomName) -> Result<(), Refusal> {
+        let identity = self.sessions.get(conn).and_then(|session| session.identity());
+        let rights = identity.map(|identity| self.config.permissions.standing(identity, inbox).settle(false).1);
+        if rights.is_none_or(|rights| rights.has(Action::Send)) { Ok(()) } else { Err(lacks(Action::Send)) }
     }
 
     /// Puts the end of a token on the wheel if nothing else looks at the connection before.

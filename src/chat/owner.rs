@@ -130,6 +130,10 @@ impl State {
         user: UserName,
         draft: Draft,
     ) {
+        // Whose inbox it is may have had enough of someone.
+        if let Some(refusal) = self.muted_in(&name, &user).or_else(|| self.banned_from(&name, &user)) {
+            return self.reply(from, conn, tag, Err(refusal));
+        }
         let Some(id) = self.room_to_join(&name) else {
             let text = "this server holds as many rooms as it can: try again later";
             return self.reply(from, conn, tag, Err(Refusal::new(ErrorCode::Overloaded, text)));

@@ -244,6 +244,48 @@ fn without_the_right_to_presence_nobody_is_seen() {
 }
 
 #[test]
+fn writing_to_an_inbox_takes_the_right_to_send_there() {
+    let issuer = Issuer::new();
+    let server = issuer.launch("[[permissions]]\nrooms = '@boss'\nsend = ['role:staff']").start();
+    let lacks = "the right to `send` in this room is missing";
+    for open in TRANSPORTS {
+        let direct = |to: &str| json!({"type": "direct", "to": to, "content": "hello"});
+        let mut bob = member(open, &server, &issuer.token("bob", json!({"rooms": {}})), "@bob");
+        for rooms in [json!({"team-*": "member"}), json!({"*": "guest"})] {
+            let mut ann = enter(open, &server, &issuer.token("ann", json!({"rooms": rooms})));
+            ann.refused_saying(direct("bob"), "forbidden", lacks);
+        }
+        let mut ann = enter(open, &server, &issuer.token("ann", json!({"rooms": {"@*": "member"}})));
+        ann.refused_saying(direct("boss"), "forbidden", lacks);
+        ann.refused_saying(join("@bob"), "forbidden", "only its own user reads an inbox");
+        ann.ok(direct("bob"));
+        assert_eq!(bob.expect("message")["content"], "hello");
+        enter(open, &server, &issuer.token("sam", json!({"roles": ["staff"]}))).ok(direct("boss"));
+        // Whose inbox it is may have enough of someone.
+        bob.ok(json!({"type": "mute", "room": "@bob", "user": "ann"}));
+        ann.refused_saying(direct("bob"), "forbidden", "this user is muted in the room");
+        bob.ok(json!({"type": "unmute", "room": "@bob", "user": "ann"}));
+        ann.ok(direct("bob"));
+    }
+}
+
+#[test]
+fn a_relay_is_closed_to_who_may_not_send_there() {
+    let issuer = Issuer::new();
+    let server = issuer.launch("").start();
+    let token = issuer.token("ann", json!({"rooms": {"*": "guest"}}));
+    let mut guest = server.raw_ws(&format!("/relay/r?token={token}"));
+    let mut member = server.raw_ws(&format!("/relay/r?token={}", issuer.token("bob", json!({}))));
+    member.frame(0x81, b"to all");
+    // Whether the guest was in the room by then is chance, so it is not asked whether it heard that.
+    assert_eq!(member.next_data().unwrap().text(), "to all");
+    guest.frame(0x81, b"from a guest");
+    assert_eq!(guest.closed_with(), Some(4505));
+    member.frame(0x81, b"still here");
+    assert_eq!(member.next_data().unwrap().text(), "still here");
+}
+
+#[test]
 fn a_rule_lets_others_moderate_but_not_hosts() {
     let issuer = Issuer::new();
     let server = issuer.launch("[[permissions]]\nrooms = 'den'\nmoderate = ['host', 'role:mod']").start();
