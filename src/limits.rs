@@ -50,6 +50,8 @@ pub const ROOMS_IDLE_MAX: usize = 10_000;
 pub const ROOM_GATHERS_MAX: usize = 256;
 /// Connections that are told to go in one step of a drain.
 pub const DRAIN_BATCH: usize = 1_000;
+/// Connections whose rights are looked at again in one step, when permissions change.
+pub const REVIEW_BATCH: usize = 256;
 /// Deadlines served in one turn.
 pub const DEADLINES_PER_TICK_MAX: usize = 4_096;
 /// Smallest outbox bound, in bytes.

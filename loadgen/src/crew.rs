@@ -12,6 +12,7 @@ use crate::scenario::{Kind, Scenario};
 use crate::stats::{Board, Counts, SentBoard};
 use crate::target::{Protocol, Target};
 use crate::tls::TlsClient;
+use crate::users::Users;
 use crate::worker::{self, Control, Job, Report};
 
 /// What this process can carry of a run, checked against the machine.
@@ -21,6 +22,8 @@ pub struct Site {
     pub target: Arc<Target>,
     /// How it is spoken to, where that is by TLS.
     pub tls: Option<TlsClient>,
+    /// Who the connections are.
+    pub users: Users,
     /// Local addresses to connect from.
     pub sources: Arc<[IpAddr]>,
     /// Cores to pin workers to, in turn.
@@ -71,12 +74,13 @@ impl Site {
             TlsClient::new(&target.authority, ca, insecure, tickets)
         });
         let tls = tls.transpose().map_err(RunError::Tls)?;
+        let users = Users::new(scenario.token_key.as_deref()).map_err(RunError::Users)?;
         let machine = Machine::read();
         let cores = cores(&scenario.cpus)?;
         let sources = plan_sources(target.address.ip(), connections, &scenario.sources, machine)?;
         check_sources(&sources)?;
         let workers = plan_workers(connections, scenario.workers, cores.len(), machine)?;
-        Ok(Self { target: Arc::new(target), tls, sources: sources.into(), cores, workers, machine })
+        Ok(Self { target: Arc::new(target), tls, users, sources: sources.into(), cores, workers, machine })
     }
 }
 
@@ -105,6 +109,7 @@ impl Crew {
             scenario: scenario.clone(),
             target: site.target.clone(),
             tls: site.tls.clone(),
+            users: site.users.clone(),
             sources: site.sources.clone(),
             run: part.run,
             ramp_ns: part.ramp_ns,

@@ -10,6 +10,7 @@ use crate::payload::StampFinder;
 use crate::plan::Random;
 use crate::scenario::{ConnectBy, Scenario};
 use crate::target::{Protocol, Target};
+use crate::users::Users;
 
 /// What all connections of a worker share: how to speak, and buffers to speak with.
 #[derive(Debug)]
@@ -18,6 +19,7 @@ pub struct Dialect {
     pub scenario: Arc<Scenario>,
     /// Where it goes.
     pub target: Arc<Target>,
+    users: Users,
     random: Random,
     /// Finds stamps in messages.
     pub stamps: StampFinder,
@@ -32,11 +34,12 @@ pub struct Dialect {
 impl Dialect {
     /// `seed` decides mask keys only.
     #[must_use]
-    pub fn new(scenario: Arc<Scenario>, target: Arc<Target>, seed: u64) -> Self {
+    pub fn new(scenario: Arc<Scenario>, target: Arc<Target>, users: Users, seed: u64) -> Self {
         let random = Random::new(seed);
         Self {
             scenario,
             target,
+            users,
             random,
             stamps: StampFinder::new(),
             seqs: SeqFinder::new(),
@@ -71,18 +74,25 @@ impl Dialect {
     #[must_use]
     pub fn path(&self, index: u32) -> String {
         let path = self.target.path_of(&self.room(index));
-        if self.target.protocol == Protocol::Relay || self.scenario.connect_by == ConnectBy::Command {
+        let (field, value) = self.users.credential(index);
+        let is_told = match self.target.protocol {
+            // Relays know no names.
+            Protocol::Relay => field == "token",
+            _ => self.scenario.connect_by == ConnectBy::Url,
+        };
+        if !is_told {
             return path;
         }
         let separator = if path.contains('?') { '&' } else { '?' };
-        format!("{path}{separator}name={}", user(index))
+        format!("{path}{separator}{field}={value}")
     }
-}
 
-/// The command by which connection `index` says who it is, with `more` fields.
-#[must_use]
-pub fn connect(index: u32, more: &str) -> String {
-    format!("{{\"type\":\"connect\",\"name\":\"{}\"{more}}}", user(index))
+    /// The command by which connection `index` says who it is, with `more` fields.
+    #[must_use]
+    pub fn connect(&self, index: u32, more: &str) -> String {
+        let (field, value) = self.users.credential(index);
+        format!("{{\"type\":\"connect\",\"{field}\":\"{value}\"{more}}}")
+    }
 }
 
 /// Reads the number after `"seq":`, looking first where the last one was.
@@ -147,10 +157,6 @@ fn number(text: &[u8]) -> Option<(u64, &[u8])> {
     let len = text.iter().take(DIGITS_MAX).take_while(|digit| digit.is_ascii_digit()).count();
     let (digits, rest) = text.split_at(len);
     (len > 0).then(|| (digits.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0')), rest))
-}
-
-fn user(index: u32) -> String {
-    format!("load-{index}")
 }
 
 const SEQ_KEY: &[u8] = b"\"seq\":";

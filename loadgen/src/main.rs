@@ -37,6 +37,7 @@ mod stats;
 mod target;
 mod thresholds;
 mod tls;
+mod users;
 mod worker;
 
 use std::io::Write;

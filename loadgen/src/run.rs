@@ -88,6 +88,9 @@ pub enum RunError {
     /// No TLS with this target.
     #[error("{0}")]
     Tls(String),
+    /// The key that signs tokens cannot be used.
+    #[error("{0}")]
+    Users(String),
     /// An agent cannot take part.
     #[error("{0}")]
     Agent(String),

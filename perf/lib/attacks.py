@@ -1,7 +1,10 @@
 """What attacks cost well-behaved clients: pairs of runs, without and with the attack, and the bounds on their difference."""
 
 import json
+import secrets
 import subprocess
+import tempfile
+from pathlib import Path
 
 from lib import drive, figures
 from lib.bounds import Bound
@@ -21,6 +24,8 @@ ATTACKS = {
     "odd-names": [],
     "never-read": [],
 }
+# Attacks on a server that lets in by token alone.
+BY_TOKEN = {"bad-tokens"}
 # What a well-behaved client never meets, as results count it.
 FAULTS = ("closed", "refused", "lost", "duplicate", "disordered", "room_seq_faults", "rooms_disagreeing", "misrouted", "gaps_told", "errors")
 P99_FACTOR, P99_MORE_US = 2, 5_000
@@ -41,6 +46,11 @@ def measure(server, name, arguments, say):
 
 
 def one(server, attack, is_attacked, arguments):
+    with tempfile.TemporaryDirectory() as folder:
+        return run(server, plan_of(attack, arguments, Path(folder)), attack, is_attacked, arguments)
+
+
+def plan_of(attack, arguments, folder):
     plan = drive.Plan(
         scenario=SCENARIO,
         path="/ws",
@@ -51,6 +61,15 @@ def one(server, attack, is_attacked, arguments):
         port=arguments.port,
         binaries=arguments.binaries,
     )
+    if attack in BY_TOKEN:
+        key = folder / "key"
+        key.write_text(secrets.token_hex(32))
+        plan.server_flags += ["--auth", "token", "--token-secret-file", str(key)]
+        plan.load_flags += ["--token-key", str(key)]
+    return plan
+
+
+def run(server, plan, attack, is_attacked, arguments):
     with drive.running(server, plan) as process:
         attacker = start(attack, plan, arguments) if is_attacked else None
         try:

@@ -14,7 +14,7 @@ use crate::chat::resume::Wanted;
 use crate::chat::rights::lacks;
 use crate::chat::session::{Awaited, Phase, Wait, Who};
 use crate::chat::state::State;
-use crate::chat::{Handled, Output};
+use crate::chat::{Handled, Note, Output};
 use crate::ids::{ConnId, Member, RoomName};
 use crate::limits::{CONNECT_REFUSALS_MAX, ROOMS_PER_CONNECTION_MAX, UNANSWERED_MAX};
 use crate::message::close::{CloseReason, ErrorCode};
@@ -59,6 +59,9 @@ impl State {
             return self.introduce(conn, introduction, token.map(Box::from), name.map(Box::from));
         }
         let outcome = auth::identify(token, name, newcomer.entropy);
+        if let Err(refusal) = &outcome {
+            self.note_turned_away(conn, None, refusal);
+        }
         self.introduced(conn, introduction, outcome.map(Arc::new));
     }
 
@@ -122,7 +125,10 @@ impl State {
     fn introduced(&mut self, conn: ConnId, introduction: Introduction, outcome: Result<Arc<Identity>, Refusal>) {
         let outcome = outcome.and_then(|identity| match self.forbids(&identity) {
             None => Ok(identity),
-            Some(refusal) => Err(refusal),
+            Some(refusal) => {
+                self.note_turned_away(conn, Some(&identity), &refusal);
+                Err(refusal)
+            }
         });
         match (introduction, outcome) {
             (Introduction::Connect { id, from_url, .. }, Err(refusal)) => self.turn_away(conn, id, refusal, from_url),
@@ -138,6 +144,13 @@ impl State {
             (Introduction::Refresh { id }, Err(refusal)) => self.refuse(conn, id, refusal),
             (Introduction::Refresh { id }, Ok(identity)) => self.refreshed(conn, id, identity),
         }
+    }
+
+    /// The shell hears of whom it did not refuse itself.
+    pub(super) fn note_turned_away(&mut self, conn: ConnId, identity: Option<&Arc<Identity>>, refusal: &Refusal) {
+        let user = identity.map(|identity| identity.user.clone());
+        let note = Note::TurnedAway { conn, user, refusal: refusal.clone() };
+        self.outputs.push_back(Output::Noted(Box::new(note)));
     }
 
     /// A client is not let in. It may try again, but not for ever, and not when the URL said who it is.
@@ -211,7 +224,7 @@ impl State {
         }
     }
 
-    fn judge_membership(&mut self, conn: ConnId, index: usize, identity: &Identity) {
+    pub(super) fn judge_membership(&mut self, conn: ConnId, index: usize, identity: &Identity) {
         let Some(membership) = self.sessions.get(conn).and_then(|session| session.memberships.get(index)) else {
             return;
         };

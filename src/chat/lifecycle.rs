@@ -41,6 +41,8 @@ pub(super) enum Timer {
     Rooms(u64),
     /// The next step of the drain.
     Drain,
+    /// The next step of a review.
+    Review,
 }
 
 /// The server stops.
@@ -158,6 +160,7 @@ impl State {
                 Some(Timer::Sanctions) => self.sweep_sanctions(),
                 Some(Timer::Rooms(gather)) => self.go_on_listing(gather),
                 Some(Timer::Drain) => self.drain_step(),
+                Some(Timer::Review) => self.review_step(),
                 None => return,
             }
         }

@@ -40,6 +40,7 @@ mod receipts;
 mod relay;
 mod replay;
 mod resume;
+mod review;
 mod rights;
 mod room;
 mod room_log;
@@ -333,6 +334,15 @@ pub struct Consults {
 /// What was done to someone, told once, by the shard that decided it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Note {
+    /// Someone was not let in. What the shell refused ([`Input::Identified`]) is not told back.
+    TurnedAway {
+        /// Which connection.
+        conn: ConnId,
+        /// Who, if it is known.
+        user: Option<UserName>,
+        /// Why.
+        refusal: Refusal,
+    },
     /// A ban, a mute or a revocation is in force, or was lifted.
     Sanction(log::SanctionRecord),
     /// A user was put out of a room.

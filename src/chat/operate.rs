@@ -6,6 +6,7 @@
 //! Invariants: every order is answered exactly once, by [`Output::Answered`] with its ticket. A room that an operator
 //! reads from the store stays until it is read (`RoomLog::reading`).
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::Bound;
 
@@ -59,6 +60,14 @@ pub enum Order {
     /// Say what this shard knows against a user: what is in force in its rooms and, if it is the first shard, in the whole
     /// server. Answered by [`OrderReply::Sanctions`].
     Sanctions(UserName),
+    /// List what is in force on the whole server: users, then tokens, in the order of names. The first shard's to answer.
+    /// Answered by [`OrderReply::Sanctions`].
+    ServerSanctions {
+        /// Begin after this one.
+        after: Option<Scope>,
+        /// Most users and tokens.
+        limit: usize,
+    },
 }
 
 /// What an operator wants of a room.
@@ -202,6 +211,10 @@ impl State {
                 let sanctions = self.sanctions_of(&user);
                 self.answer_order(ticket, Ok(OrderReply::Sanctions(sanctions)));
             }
+            Order::ServerSanctions { after, limit } => {
+                let sanctions = self.server_sanctions(after.as_ref(), limit);
+                self.answer_order(ticket, Ok(OrderReply::Sanctions(sanctions)));
+            }
         }
     }
 
@@ -311,6 +324,20 @@ impl State {
             Scope::Token(_) => false,
         };
         self.sanctions_in_force().filter(of_user).cloned().collect()
+    }
+
+    fn server_sanctions(&self, after: Option<&Scope>, limit: usize) -> Vec<SanctionRecord> {
+        let mut page: BTreeMap<&Scope, Vec<&SanctionRecord>> = BTreeMap::new();
+        for record in self.sanctions_in_force() {
+            if matches!(record.scope, Scope::Room(..)) || after.is_some_and(|after| record.scope <= *after) {
+                continue;
+            }
+            page.entry(&record.scope).or_default().push(record);
+            if page.len() > limit {
+                page.pop_last();
+            }
+        }
+        page.into_values().flatten().cloned().collect()
     }
 
     fn sanctions_in_force(&self) -> impl Iterator<Item = &SanctionRecord> {

@@ -142,6 +142,7 @@ impl State {
         let unnamed = || Identity::named(record.as_ref().map_or(guest, |record| record.user.clone()));
         let identity = resuming.identity.unwrap_or_else(|| Arc::new(unnamed()));
         if let Some(refusal) = self.forbids(&identity) {
+            self.note_turned_away(conn, Some(&identity), &refusal);
             self.turn_away(conn, resuming.id, refusal, false);
             return self.answered(conn);
         }

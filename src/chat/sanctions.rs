@@ -139,7 +139,7 @@ impl State {
         }
         let now = self.now.unix_ms;
         if let Some(ban) = self.sanctions.find(Scope::User(identity.user.clone()), SanctionKind::Ban, now) {
-            return Some(refusal_of(ban, "this user is banned from the server", now));
+            return Some(refusal_of(ban, "you are banned from this server", now));
         }
         self.is_revoked(identity).then(|| {
             Refusal::new(ErrorCode::Unauthorized, "this token was revoked: connect with one that was issued since")
@@ -167,19 +167,19 @@ impl State {
         }
         let user = self.sessions.get(conn)?.user()?.clone();
         let mute = self.sanctions.find(Scope::User(user), SanctionKind::Mute, self.now.unix_ms)?;
-        Some(refusal_of(mute, "this user is muted on the whole server", self.now.unix_ms))
+        Some(refusal_of(mute, "you are muted on the whole server", self.now.unix_ms))
     }
 
     /// Why a user may not enter a room.
     pub(super) fn banned_from(&self, room: &RoomName, user: &UserName) -> Option<Refusal> {
         let ban = self.sanctions.in_room(room, user, SanctionKind::Ban, self.now.unix_ms)?;
-        Some(refusal_of(ban, "this user is banned from the room", self.now.unix_ms))
+        Some(refusal_of(ban, "you are banned from this room", self.now.unix_ms))
     }
 
     /// Why a user may not say anything in a room.
     pub(super) fn muted_in(&self, room: &RoomName, user: &UserName) -> Option<Refusal> {
         let mute = self.sanctions.in_room(room, user, SanctionKind::Mute, self.now.unix_ms)?;
-        Some(refusal_of(mute, "this user is muted in the room", self.now.unix_ms))
+        Some(refusal_of(mute, "you are muted in this room", self.now.unix_ms))
     }
 
     /// Every sanction that this shard knows, in no order; some may be over by now.

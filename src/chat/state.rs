@@ -20,6 +20,7 @@ use crate::chat::journal::Journal;
 use crate::chat::lifecycle::{Drain, Timer};
 use crate::chat::random::Random;
 use crate::chat::resume::Homes;
+use crate::chat::review::Review;
 use crate::chat::room::Room;
 use crate::chat::sanctions::Sanctions;
 use crate::chat::session::{Farewell, Promise, Sessions, Wait};
@@ -73,6 +74,7 @@ pub struct State {
     /// Commands that were refused for a limit.
     pub(super) limited: Limited,
     pub(super) drain: Option<Drain>,
+    pub(super) review: Option<Review>,
     /// Connections whose input is blocked.
     pub(super) blocked: usize,
 }
@@ -84,6 +86,8 @@ pub(super) enum Deferred {
     Delivery(Delivery),
     /// A connection leaves all its rooms.
     Release(ConnId),
+    /// A connection's rights are looked at again.
+    Review(ConnId),
 }
 
 /// How much of everything there is, for metrics.
@@ -151,6 +155,7 @@ impl State {
             sanctions: Sanctions::default(),
             limited: Limited::default(),
             drain: None,
+            review: None,
             blocked: 0,
             config,
         }
@@ -197,6 +202,7 @@ impl State {
             match self.deferred.pop_front() {
                 Some(Deferred::Delivery(delivery)) => self.on_delivery(delivery),
                 Some(Deferred::Release(conn)) => self.release(conn),
+                Some(Deferred::Review(conn)) => self.review_conn(conn),
                 None if self.go_on() => {}
                 None => break,
             }
@@ -296,8 +302,12 @@ impl State {
         let Rules { limits, policies, permissions, consults } = rules;
         self.config.limits = limits;
         self.config.policies = policies;
+        let has_changed = self.config.permissions != permissions;
         self.config.permissions = permissions;
         self.config.consults = consults;
+        if has_changed {
+            self.begin_review();
+        }
     }
 
     #[inline]

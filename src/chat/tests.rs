@@ -6,6 +6,7 @@ mod lives;
 mod moderation;
 mod orders;
 mod recovery;
+mod review;
 mod rooms;
 mod talk;
 mod walk;

@@ -120,6 +120,10 @@ fn about_people() -> Vec<Command> {
             .arg(user().required(false).required_unless_present("token"))
             .arg(option("token", "Only the one with this jti").conflicts_with("user"))
             .args(term),
+        Command::new("sanctions")
+            .about("List bans, mutes and revocations of the whole server; `room` shows those of a room")
+            .arg(option("after", "Begin after this one: `next` of the page before"))
+            .arg(number("limit", "Most users and tokens")),
         Command::new("user").about("Show a user's connections").arg(user()),
         Command::new("connections")
             .about("List connections")
@@ -184,6 +188,7 @@ fn request(command: &str, said: &ArgMatches) -> (&'static str, String, AdminBody
             ("POST", format!("{whose}/revoke"), AdminBody::Json(term(said).to_string()))
         }
         "user" => get(format!("/users/{}", segment(said, "user")), &[]),
+        "sanctions" => get("/sanctions".into(), &["after", "limit"]),
         "connections" => get("/connections".into(), &["user", "after", "limit"]),
         "disconnect" if said.contains_id("connection") => {
             ("DELETE", format!("/connections/{}", segment(said, "connection")), AdminBody::Empty)
@@ -351,6 +356,7 @@ mod tests {
         assert_eq!(asked(&["disconnect", "ann"]), "POST /users/ann/disconnect");
         assert_eq!(asked(&["disconnect", "--connection", "s0-1-2"]), "DELETE /connections/s0-1-2");
         assert_eq!(asked(&["connections", "--user", "ann"]), "GET /connections?user=ann");
+        assert_eq!(asked(&["sanctions", "--after", "user:a&b"]), "GET /sanctions?after=user%3Aa%26b");
         assert_eq!(asked(&["close", "a"]), "POST /rooms/a/close");
         assert_eq!(asked(&["kick", "a", "u"]), r#"POST /rooms/a/kick {"user":"u"}"#);
         assert_eq!(

@@ -21,7 +21,7 @@ use crate::chat::log::{SanctionKind, Scope};
 use crate::chat::{Note, Question, Refusal, auth};
 use crate::config::Auth;
 use crate::hooks::{self, About, HookLine, Notice};
-use crate::ids::{ConnId, ShardId};
+use crate::ids::{ConnId, ShardId, UserName};
 use crate::message::close::{CloseReason, ErrorCode};
 use crate::telemetry::audit::{Record, Security};
 use crate::telemetry::hooks::HookEvent;
@@ -251,7 +251,6 @@ impl Hub {
         if self.desk.hooks.is_some() {
             self.desk.known.insert(conn, identity.clone());
         }
-        self.metrics.login(LoginOutcome::Ok);
         self.follow_ups.identified(conn, Ok(identity));
     }
 
@@ -261,12 +260,18 @@ impl Hub {
 
     /// Someone is not let in.
     fn turn_down(&mut self, conn: ConnId, identity: Option<&Arc<Identity>>, outcome: LoginOutcome, refusal: Refusal) {
+        self.note_login(conn, identity.map(|identity| &identity.user), outcome, &refusal);
+        self.follow_ups.identified(conn, Err(refusal));
+    }
+
+    /// Counts a refused attempt to be let in, and has it in the audit log.
+    fn note_login(&mut self, conn: ConnId, user: Option<&UserName>, outcome: LoginOutcome, refusal: &Refusal) {
         self.metrics.login(outcome);
         if let Some(suppressed) = self.throttle.admit(outcome.label(), self.now) {
             let connection = self.connection_name(conn);
             let address = self.gate.address(conn).as_ref().map(IpAddr::to_string);
             Record {
-                user: identity.map(|identity| &identity.user),
+                user,
                 address: address.as_deref(),
                 connection: Some(&connection),
                 detail: Some(&refusal.message),
@@ -275,12 +280,15 @@ impl Hub {
             }
             .write();
         }
-        self.follow_ups.identified(conn, Err(refusal));
     }
 
     /// Something was done to someone.
     pub(super) fn note(&mut self, note: &Note) {
         let (event, user, room, by) = match note {
+            Note::TurnedAway { conn, user, refusal } => {
+                let outcome = if user.is_some() { LoginOutcome::Forbidden } else { LoginOutcome::Name };
+                return self.note_login(*conn, user.as_ref(), outcome, refusal);
+            }
             Note::Kick { room, user, by } => (Security::Kick, Some(user), Some(room), by),
             Note::Close { room, by } => (Security::Close, None, Some(room), by),
             Note::Sanction(record) => {

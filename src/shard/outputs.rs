@@ -13,6 +13,7 @@ use crate::chat::{AudienceId, Input, Output, Refusal};
 use crate::ids::ConnId;
 use crate::message::close::{CloseReason, DropReason};
 use crate::message::event::{Event, Reply};
+use crate::telemetry::login::LoginOutcome;
 
 /// What the core has to hear once its outputs are worked off.
 #[derive(Debug, Default)]
@@ -117,8 +118,10 @@ impl Hub {
 
     /// Sends one event to one connection.
     pub(super) fn send(&mut self, id: ConnId, event: &Event) {
-        if let Event::Error { code, .. } = event {
-            self.metrics.error(*code);
+        match event {
+            Event::Error { code, .. } => self.metrics.error(*code),
+            Event::Welcome { .. } => self.metrics.login(LoginOutcome::Ok),
+            _ => {}
         }
         let Some(connection) = self.connections.get(id).filter(|connection| connection.is_open()) else { return };
         if connection.outbox.has_gaps() && ends_or_renews(event) {

@@ -109,6 +109,21 @@ fn revocations_are_kept() {
     assert!(user["sanctions"][0]["before"].as_u64().unwrap() > 1_600_000_000_000);
     api.ok("POST", "/api/v1/tokens/token%2F1/revoke", None);
     api.refused("POST", &format!("/api/v1/tokens/{}/revoke", "x".repeat(257)), None, 400, "bad_request");
+    api.ok("POST", "/api/v1/users/bob/ban", None);
+    api.ok("POST", "/api/v1/users/ann/mute", None);
+    api.post("/api/v1/rooms/a/ban", json!({"user": "carl"}));
+    let page = |query: &str| {
+        let page = api.get(&format!("/api/v1/sanctions{query}"));
+        (kinds(&page), page["next"].as_str().map(str::to_owned))
+    };
+    let of_users = ["mute ann -", "revoke ann -", "ban bob -"];
+    assert_eq!(page(""), ([&of_users[..], &["revoke - -"]].concat().into_iter().map(String::from).collect(), None));
+    assert_eq!(page("?limit=1").1.as_deref(), Some("user:ann"));
+    assert_eq!(page("?limit=2").1.as_deref(), Some("user:bob"));
+    assert_eq!(page("?after=user:ann&limit=1"), (vec!["ban bob -".into()], Some("user:bob".into())));
+    assert_eq!(page("?after=user:bob&limit=1"), (vec!["revoke - -".into()], None));
+    assert_eq!(page("?after=token:token/1"), (vec![], None));
+    api.refused("GET", "/api/v1/sanctions?after=ann", None, 400, "bad_request");
     // A name without a token is no token.
     api.server.ws_as("ann");
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Issuer, Launch, Server, TRANSPORTS, foreign_token, until};
+use crate::harness::{Api, Issuer, Launch, Server, TRANSPORTS, foreign_token, until};
 
 /// A server that writes such a file.
 fn audited(launch: Launch) -> (Server, PathBuf) {
@@ -15,14 +15,16 @@ fn audited(launch: Launch) -> (Server, PathBuf) {
 
 /// So many records, once they are written.
 fn records(path: &Path, count: usize) -> Vec<Value> {
-    let records = until("the records", || {
-        let text = std::fs::read_to_string(path).ok()?;
-        let lines: Vec<&str> = text.split_inclusive('\n').filter(|line| line.ends_with('\n')).collect();
-        let read = |line: &&str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
-        (lines.len() >= count).then(|| lines.iter().map(read).collect::<Vec<Value>>())
-    });
+    let records = until("the records", || Some(read(path)).filter(|records| records.len() >= count));
     assert_eq!(records.len(), count, "{records:?}");
     records
+}
+
+/// What is written by now.
+fn read(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+    lines.map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line:?}: {error}"))).collect()
 }
 
 fn shown(record: &Value, fields: [&str; 5]) -> String {
@@ -66,6 +68,34 @@ fn what_was_done_to_whom_and_by_whom_is_recorded() {
         assert!(records[1]["detail"].as_str().unwrap().starts_with("until "), "{}", records[1]);
         server.stop();
     }
+}
+
+#[test]
+fn where_names_are_enough_refusals_are_recorded_and_counted_too() {
+    let launch = Launch::new();
+    let path = launch.data_dir().join("audit");
+    let api = Api::launch(&launch.arguments([&format!("--audit-file={}", path.display())]));
+    api.ok("POST", "/api/v1/users/eve/ban", None);
+    for open in TRANSPORTS {
+        open(&api.server).refused(json!({"type": "connect", "name": "eve"}), "forbidden");
+        open(&api.server).refused(json!({"type": "connect", "name": "a\nb"}), "bad_request");
+        open(&api.server).refused(json!({"type": "connect", "token": "x.y.z"}), "unauthorized");
+        open(&api.server).connect_as("ann");
+    }
+    let is_refusal = |record: &Value| record["event"] == "login_refused";
+    let refused = until("the refusals", || {
+        let refused: Vec<Value> = read(&path).into_iter().filter(is_refusal).collect();
+        (refused.len() >= 6).then_some(refused)
+    });
+    let shown: Vec<_> =
+        refused.iter().map(|record| shown(record, ["outcome", "user", "room", "by", "address"])).collect();
+    let once = ["forbidden eve - - 127.0.0.1", "name - - - 127.0.0.1", "name - - - 127.0.0.1"];
+    assert_eq!(shown, [once, once].concat());
+    let metrics = api.server.metrics();
+    for (outcome, count) in [("forbidden", 2), ("name", 4), ("ok", 2)] {
+        assert_eq!(metrics.sum("hubbub_logins_total", &[("outcome", outcome)]), count, "{outcome}");
+    }
+    api.server.stop();
 }
 
 #[test]

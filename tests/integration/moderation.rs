@@ -92,7 +92,7 @@ fn who_is_banned_stays_out_until_the_ban_ends_or_is_lifted() {
         let wanted = json!({"type": "kicked", "room": "den", "reason": "banned", "by": "ann"});
         assert_eq!(bob.expect("kicked").value, wanted);
         bob.refused(say(), "not_member");
-        let text = "this user is banned from the room until someone lifts it";
+        let text = "you are banned from this room until someone lifts it";
         bob.refused_saying(join(), "forbidden", text);
         bob.join("elsewhere");
         bob.refused_saying(json!({"type": "switch", "from": "elsewhere", "to": "den"}), "forbidden", text);
@@ -124,7 +124,7 @@ fn who_is_muted_listens_until_the_mute_ends_or_is_lifted() {
     for open in TRANSPORTS {
         let (_server, [mut ann, mut bob, mut carl]) = room(open, ["ann", "bob", "carl"]);
         ann.ok(order("mute", "bob"));
-        let text = "this user is muted in the room until someone lifts it";
+        let text = "you are muted in this room until someone lifts it";
         bob.refused_saying(say(), "forbidden", text);
         bob.refused_saying(json!({"type": "signal", "room": "den", "content": 1}), "forbidden", text);
         // Coming again is no way out.

@@ -263,7 +263,7 @@ fn writing_to_an_inbox_takes_the_right_to_send_there() {
         enter(open, &server, &issuer.token("sam", json!({"roles": ["staff"]}))).ok(direct("boss"));
         // Whose inbox it is may have enough of someone.
         bob.ok(json!({"type": "mute", "room": "@bob", "user": "ann"}));
-        ann.refused_saying(direct("bob"), "forbidden", "this user is muted in the room");
+        ann.refused_saying(direct("bob"), "forbidden", "you are muted in this room");
         bob.ok(json!({"type": "unmute", "room": "@bob", "user": "ann"}));
         ann.ok(direct("bob"));
     }

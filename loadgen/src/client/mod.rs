@@ -359,6 +359,7 @@ mod tests {
     use super::*;
     use crate::scenario::Settings;
     use crate::target::Target;
+    use crate::users::Users;
 
     /// A client, and what it says and tells.
     struct Talking {
@@ -372,7 +373,7 @@ mod tests {
         fn to(url: &str, keys: &str) -> Self {
             let scenario = Settings::parse(&format!("kind = 'rooms'\nroom_prefix = 'r'\n{keys}")).unwrap();
             let scenario = Arc::new(scenario.decide("test".to_owned()).unwrap());
-            let dialect = Dialect::new(scenario, Arc::new(Target::parse(url).unwrap()), 1);
+            let dialect = Dialect::new(scenario, Arc::new(Target::parse(url).unwrap()), Users::default(), 1);
             Self { client: Client::new(7, 1_000), dialect, out: Vec::new(), told: Vec::new() }
         }
 

@@ -6,7 +6,7 @@ use hubbub::codec::websocket::frame::{encode_close_masked, encode_masked};
 use hubbub::codec::websocket::{Decoder, Item, Opcode};
 
 use super::{Happening, JOIN_ID, LEAVE_ID, PONG, Stage, write_line};
-use crate::dialect::{Dialect, MessageOk, connect};
+use crate::dialect::{Dialect, MessageOk};
 use crate::payload::Stamp;
 use crate::resp;
 use crate::target::Protocol;
@@ -215,9 +215,9 @@ impl Talk {
         match (&self.session, &self.epoch, self.seen) {
             (Some(session), Some(epoch), Some(seq)) => {
                 let rooms = format!("{{\"{}\":{{\"epoch\":\"{epoch}\",\"seq\":{seq}}}}}", dialect.room(self.index));
-                connect(self.index, &format!(",\"resume\":{{\"session\":\"{session}\",\"rooms\":{rooms}}}"))
+                dialect.connect(self.index, &format!(",\"resume\":{{\"session\":\"{session}\",\"rooms\":{rooms}}}"))
             }
-            _ => connect(self.index, ""),
+            _ => dialect.connect(self.index, ""),
         }
     }
 

@@ -47,6 +47,9 @@ pub struct Scenario {
     pub tls_insecure: bool,
     /// Whether connections resume TLS sessions of earlier ones.
     pub tls_resume: bool,
+    /// The key that signs each user's token; without it, names are enough.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_key: Option<PathBuf>,
     /// Connections in all; a multiple of `room_size` unless sizes vary.
     pub connections: u32,
     /// Members of each room; their mean where sizes vary.

@@ -31,6 +31,10 @@ pub struct Settings {
     /// Whether connections resume TLS sessions of earlier ones, by their tickets
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     tls_resume: Option<bool>,
+    /// The key that signs each user's token, where the server asks for tokens: a secret, or a private key as PEM. Agents
+    /// read it at the same path
+    #[arg(long, value_name = "FILE")]
+    token_key: Option<PathBuf>,
     /// Connections in all
     #[arg(long, value_name = "N")]
     connections: Option<u32>,
@@ -187,6 +191,7 @@ impl Settings {
             tls_ca: flags.tls_ca.or(self.tls_ca),
             tls_insecure: flags.tls_insecure.or(self.tls_insecure),
             tls_resume: flags.tls_resume.or(self.tls_resume),
+            token_key: flags.token_key.or(self.token_key),
             connections: flags.connections.or(self.connections),
             room_size: flags.room_size.or(self.room_size),
             room_sizes: flags.room_sizes.or(self.room_sizes),
@@ -264,6 +269,7 @@ impl Settings {
             tls_ca: self.tls_ca,
             tls_insecure: self.tls_insecure.unwrap_or(false),
             tls_resume: self.tls_resume.unwrap_or(true),
+            token_key: self.token_key,
             connections,
             room_size,
             room_sizes: self.room_sizes.unwrap_or_default(),

@@ -31,6 +31,7 @@ use crate::scenario::{Kind, Scenario};
 use crate::stats::{Board, Count, Interval, SentBoard};
 use crate::target::Target;
 use crate::tls::TlsClient;
+use crate::users::Users;
 
 /// What all workers and the coordinator share.
 #[derive(Debug)]
@@ -66,6 +67,8 @@ pub struct Job {
     pub target: Arc<Target>,
     /// How it is spoken to, where that is by TLS.
     pub tls: Option<TlsClient>,
+    /// Who the connections are.
+    pub users: Users,
     /// Local addresses, used in turn.
     pub sources: Arc<[IpAddr]>,
     /// Tells messages of this run from others.
@@ -182,7 +185,7 @@ impl Worker {
             ramp: Ramp::new(job.worker, job.workers, mine.len() as u32, pace),
             links: Vec::new(),
             by_slot: Vec::new(),
-            dialect: Dialect::new(scenario.clone(), job.target.clone(), now_ns()),
+            dialect: Dialect::new(scenario.clone(), job.target.clone(), job.users.clone(), now_ns()),
             ledger: Ledger::new(job.run, &scenario.layout, mine, job.control.sent.clone()),
             messages: Messages::of(&job),
             turnover: Turnover::new(&job),

@@ -111,7 +111,7 @@ pub(super) async fn of_user(State(api): State<Api>, Named(user): Named<UserName>
     Ok(Json(User { user: user.as_str().to_owned(), connections, sanctions: sanctions(records) }))
 }
 
-/// Closes all connections of a user, with code 4510. It may come back.
+/// Closes all connections of a user, with code 4506. It may come back.
 #[utoipa::path(post, path = "/api/v1/users/{user}/disconnect", tag = "users", params(("user" = String, Path)),
     responses((status = 200, body = Closed)))]
 pub(super) async fn disconnect_user(
@@ -125,7 +125,7 @@ pub(super) async fn disconnect_user(
     Ok(Json(Closed { closed }))
 }
 
-/// Closes one connection, with code 4510.
+/// Closes one connection, with code 4506.
 #[utoipa::path(delete, path = "/api/v1/connections/{connection}", tag = "connections",
     params(("connection" = String, Path)), responses((status = 200, body = Closed)))]
 pub(super) async fn disconnect(State(api): State<Api>, Named(member): Named<Member>) -> Result<Json<Closed>, Problem> {

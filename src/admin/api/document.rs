@@ -38,6 +38,7 @@ pub(in crate::admin) fn document() -> utoipa::openapi::OpenApi {
         moderation::unmute,
         moderation::revoke,
         moderation::revoke_token,
+        moderation::list,
         letters::list,
         letters::replay,
         letters::purge,

@@ -72,6 +72,7 @@ const ROUTES: &[Route] = &[
     (Method::POST, "/users/{user}/unmute", || post(moderation::unmute)),
     (Method::POST, "/users/{user}/revoke", || post(moderation::revoke)),
     (Method::POST, "/tokens/{jti}/revoke", || post(moderation::revoke_token)),
+    (Method::GET, "/sanctions", || get(moderation::list)),
     (Method::GET, "/connections", || get(connections::list)),
     (Method::DELETE, "/connections/{connection}", || delete(connections::disconnect)),
     (Method::GET, "/shards", || get(server::shards)),

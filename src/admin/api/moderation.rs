@@ -7,11 +7,11 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Path, State};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::super::problem::Problem;
 use super::Api;
-use super::input::{Body, Name, Named};
+use super::input::{Body, Name, Named, Params, page_limit};
 use crate::chat::log::{SanctionKind, SanctionRecord, Scope};
 use crate::chat::operate::{Order, OrderReply, RoomOrder};
 use crate::chat::placement;
@@ -88,6 +88,27 @@ pub(super) struct Sanction {
     /// Why.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+}
+
+/// Which of what is in force.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct SanctionsQuery {
+    /// Begin after this: `next` of the page before.
+    after: Option<String>,
+    /// Most users and tokens, at most 1,000; 100 if it does not say.
+    limit: Option<usize>,
+}
+
+/// A page of what is in force on the whole server.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Sanctions {
+    /// The page: users, then tokens, in the order of names.
+    sanctions: Vec<Sanction>,
+    /// Ask again with `after` set to this, for there are more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
 }
 
 type Answer = Result<Json<Done>, Problem>;
@@ -190,6 +211,44 @@ pub(super) async fn revoke_token(State(api): State<Api>, Path(jti): Path<String>
         )));
     }
     everywhere(&api, term.record(Scope::Token(jti.into()), SanctionKind::Revoke, false)?).await
+}
+
+/// Lists bans, mutes and revocations of the whole server. Those of one room are shown with the room.
+#[utoipa::path(get, path = "/api/v1/sanctions", tag = "users", params(SanctionsQuery),
+    responses((status = 200, body = Sanctions)))]
+pub(super) async fn list(
+    State(api): State<Api>,
+    Params(query): Params<SanctionsQuery>,
+) -> Result<Json<Sanctions>, Problem> {
+    let after = query.after.as_deref().map(read_cursor).transpose()?;
+    let limit = page_limit(query.limit);
+    // One more tells whether there are more.
+    let order = Order::ServerSanctions { after, limit: limit + 1 };
+    let OrderReply::Sanctions(mut records) = api.operator.ask(ShardId(0), order).await? else {
+        return Err(Problem::unexpected());
+    };
+    let mut scopes: Vec<Scope> = records.iter().map(|record| record.scope.clone()).collect();
+    scopes.dedup();
+    let last = scopes.get(limit - 1).filter(|_| scopes.len() > limit).cloned();
+    if let Some(last) = &last {
+        records.retain(|record| record.scope <= *last);
+    }
+    Ok(Json(Sanctions { sanctions: sanctions(records), next: last.map(|last| cursor(&last)) }))
+}
+
+fn cursor(scope: &Scope) -> String {
+    match scope {
+        Scope::Room(_, user) | Scope::User(user) => format!("user:{}", user.as_str()),
+        Scope::Token(token) => format!("token:{token}"),
+    }
+}
+
+fn read_cursor(text: &str) -> Result<Scope, Problem> {
+    match text.split_once(':') {
+        Some(("user", name)) => UserName::read(name).map(Scope::User),
+        Some(("token", jti)) => Ok(Scope::Token(jti.into())),
+        _ => Err(Problem::bad_request("`after` is `next` of the page before: user:NAME or token:JTI")),
+    }
 }
 
 async fn in_room(

@@ -3,10 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::access::{Action, PermissionRule, Permissions, Who};
+use crate::chat::Consults;
 use crate::chat::driver::{Held, World, join, message};
 use crate::chat::random::Random;
-use crate::ids::{Member, Seq};
+use crate::ids::{Member, Seq, UserName};
 use crate::message::command::{CommandBody, HistoryFrom, Join};
+use crate::message::event::Role;
+use crate::policy::Pattern;
 
 const ROOMS: [&str; 4] = ["walk-a", "walk-b", "walk-c", "walk-d"];
 
@@ -56,6 +60,9 @@ fn walk(world: &mut World, random: &mut Random, members: &mut Vec<Member>, shard
         members.push(member);
         return;
     }
+    if random.below(100) == 0 {
+        return world.rule(Consults::default(), some_rules(random));
+    }
     let index = random.below(members.len() as u64) as usize;
     let member = members[index];
     let (room, other) = (ROOMS[random.below(4) as usize], ROOMS[random.below(4) as usize]);
@@ -99,6 +106,17 @@ fn some_join(random: &mut Random, room: &str) -> Join<'static> {
     Join { history: random.below(100), presence: random.below(2) == 0, tags, ..join(room) }
 }
 
+/// One room that not everyone may enter, and another in which not everyone may speak; or no rules.
+fn some_rules(random: &mut Random) -> Permissions {
+    let mut of = |action| {
+        let users = (0..random.below(6)).map(|n| Who::User(UserName::new(&format!("user-{n}")).unwrap())).collect();
+        let rooms = Pattern::new(ROOMS[random.below(4) as usize]);
+        PermissionRule { rooms, role: Some(Role::Member), allowed: vec![(action, users)] }
+    };
+    let rules = vec![of(Action::Join), of(Action::Send)];
+    if random.below(3) == 0 { Permissions::default() } else { Permissions { rules } }
+}
+
 fn say(world: &mut World, member: Member, room: &str, id: Option<u64>) {
     let frame = Held::Relay("x".into());
     let relay = world.states[member.shard.index()].sessions.get(member.conn).is_some_and(|s| s.user().is_none());
@@ -126,6 +144,11 @@ fn check_order(seed: u64, log: &[String]) {
         let words: Vec<&str> = line.split(' ').collect();
         if let Some((room, _)) = words.iter().find_map(|word| word.split_once('@')) {
             next.remove(room);
+            continue;
+        }
+        if words[0] == "kicked" {
+            // Not even a message that was under way comes now.
+            next.insert(words[1].into(), u64::MAX);
             continue;
         }
         let Some((room, seq)) = words.get(1).and_then(|word| word.split_once(':')) else {
