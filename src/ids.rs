@@ -168,6 +168,13 @@ impl RoomName {
         Self::unchecked(Namespace::Chat, &format!("@{}", user.as_str()))
     }
 
+    /// Where inboxes lie among all names.
+    #[must_use]
+    pub fn inboxes() -> std::ops::Range<Self> {
+        // What comes after `@` is `A`.
+        Self::unchecked(Namespace::Chat, "@")..Self::unchecked(Namespace::Chat, "A")
+    }
+
     /// Whose inbox this is, if it is one.
     #[must_use]
     pub fn inbox_of(&self) -> Option<&str> {

@@ -52,6 +52,8 @@ pub const ROOM_GATHERS_MAX: usize = 256;
 pub const DRAIN_BATCH: usize = 1_000;
 /// Connections whose rights are looked at again in one step, when permissions change.
 pub const REVIEW_BATCH: usize = 256;
+/// The same while another shard does not keep up.
+pub const REVIEW_BATCH_BEHIND: usize = 8;
 /// Deadlines served in one turn.
 pub const DEADLINES_PER_TICK_MAX: usize = 4_096;
 /// Smallest outbox bound, in bytes.
@@ -87,14 +89,20 @@ pub const KEYS_PER_SHARD_MAX: usize = 2_000_000;
 pub const ACK_WINDOW: usize = 256;
 /// Bans and mutes of one room.
 pub const SANCTIONS_PER_ROOM_MAX: usize = 10_000;
-/// Bans, mutes and revocations that one shard knows: those of its rooms and those of the whole server.
+/// Bans and mutes of all rooms of one shard.
 pub const SANCTIONS_PER_SHARD_MAX: usize = 200_000;
+/// Bans, mutes and revocations of the whole server.
+pub const SANCTIONS_EVERYWHERE_MAX: usize = 1_000_000;
 /// Commands in a row that may be refused for their rate before the connection is closed.
 pub const RATE_REFUSALS_MAX: u16 = 1_000;
 /// `connect`s of one connection that may be refused before it is closed.
 pub const CONNECT_REFUSALS_MAX: u8 = 3;
 /// Rooms that one shard looks at in one step of a list.
 pub const ROOMS_LISTED_PER_STEP: usize = 4_096;
+/// Rooms that one shard looks at in a millisecond, for all lists together, before their steps become small.
+pub const ROOMS_LISTED_PER_MS: usize = 16_384;
+/// Rooms of such a small step.
+pub const ROOMS_LISTED_WHEN_BUSY: usize = 16;
 /// Consumers of one room that are away and of whose attempts is known; of others they count from one again.
 pub const AWAY_PER_ROOM_MAX: usize = 1_024;
 /// Messages of one room for whose receipts more is awaited; past it the oldest get none.

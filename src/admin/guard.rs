@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use tokio::sync::{Mutex, watch};
 
 use super::Facts;
+use super::keys::Holder;
 use super::problem::Problem;
 use crate::clock::Clock;
 use crate::telemetry::audit::{Security, TARGET};
@@ -58,8 +59,19 @@ pub(super) async fn guard(State(guard): State<Arc<Guard>>, request: Request, nex
         let remedy = "this key only reads: use one without `ro` in admin_key_file";
         Problem::new(StatusCode::FORBIDDEN, "read_only", remedy).into_response()
     } else {
-        next.run(request).await
+        // What has begun is finished and recorded also when whoever asked has hung up.
+        let answered = tokio::spawn(async move {
+            let response = next.run(request).await;
+            record(&holder, &method, &path, &response);
+            response
+        });
+        return answered.await.unwrap_or_else(|_| Problem::unexpected().into_response());
     };
+    record(&holder, &method, &path, &response);
+    response
+}
+
+fn record(holder: &Holder, method: &Method, path: &str, response: &Response) {
     let status = response.status().as_u16();
     tracing::info!(
         target: TARGET,
@@ -71,7 +83,6 @@ pub(super) async fn guard(State(guard): State<Arc<Guard>>, request: Request, nex
         status,
         "security"
     );
-    response
 }
 
 fn is_read(method: &Method) -> bool {

@@ -240,6 +240,9 @@ impl State {
         }
         self.session_changed(conn);
         self.answered(conn);
+        if ticket.rules != self.rules {
+            self.review_conn(conn);
+        }
     }
 
     fn on_join_refused(&mut self, id: AudienceId, conn: ConnId, ticket: JoinTicket, refusal: Refusal) {

@@ -134,6 +134,9 @@ impl State {
     ) -> Result<Option<Handled>, Refusal> {
         if !self.has_verdict(conn) {
             self.admit_signal(conn, draft.content.len())?;
+        } else if let Some(refusal) = self.muted_everywhere(conn) {
+            // Silenced while the application was asked.
+            return Err(refusal);
         }
         match room.filter(|_| self.config.consults.message) {
             Some(room) => {

@@ -312,7 +312,13 @@ impl State {
         {
             session.switching = true;
         }
-        let ticket = JoinTicket { id: cause.id, say_ok: cause.say_ok, switch_from: cause.switch_from, resumed: false };
+        let ticket = JoinTicket {
+            id: cause.id,
+            say_ok: cause.say_ok,
+            switch_from: cause.switch_from,
+            resumed: false,
+            rules: self.rules,
+        };
         self.ask_to_join(conn, name, owner, join, (standing, ticket));
         Ok(Handled::Done)
     }

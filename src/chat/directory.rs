@@ -15,7 +15,7 @@ use crate::chat::lifecycle::Timer;
 use crate::chat::session::Wait;
 use crate::chat::state::State;
 use crate::ids::{ConnId, Namespace, RoomName, ShardId};
-use crate::limits::{ROOM_GATHERS_MAX, ROOMS_LISTED_PER_STEP};
+use crate::limits::{ROOM_GATHERS_MAX, ROOMS_LISTED_PER_MS, ROOMS_LISTED_PER_STEP, ROOMS_LISTED_WHEN_BUSY};
 use crate::message::close::ErrorCode;
 use crate::message::command::PAGE_LIMIT_DEFAULT;
 use crate::message::event::{Event, Reply, RoomSummary};
@@ -25,6 +25,8 @@ use crate::message::event::{Event, Reply, RoomSummary};
 pub(super) struct Gathers {
     open: ahash::HashMap<u64, Gather>,
     asked: u64,
+    /// The millisecond in which rooms were last looked at, and how many were in it.
+    looked: (u64, usize),
 }
 
 #[derive(Debug)]
@@ -40,6 +42,18 @@ struct Gather {
     missing: u16,
     /// In order, one more than fits the page at most.
     rooms: Vec<RoomSummary>,
+}
+
+impl Gathers {
+    /// How many rooms the next step may look at: few once this millisecond has seen many.
+    fn step(&mut self, now_ms: u64) -> usize {
+        if self.looked.0 != now_ms {
+            self.looked = (now_ms, 0);
+        }
+        let step = if self.looked.1 < ROOMS_LISTED_PER_MS { ROOMS_LISTED_PER_STEP } else { ROOMS_LISTED_WHEN_BUSY };
+        self.looked.1 += step;
+        step
+    }
 }
 
 impl State {
@@ -95,28 +109,35 @@ impl State {
     }
 
     /// The rooms of this shard after that name, one more than `limit` at most; and where it stopped if it has not looked
-    /// at all that there are: so many may be hidden from one user that a shard would stand still.
+    /// at all that there are: so many may be hidden from one user, and so many users may ask, that a shard would stand
+    /// still.
     pub(super) fn rooms_here(
-        &self,
+        &mut self,
         identity: &Identity,
         after: Option<&RoomName>,
         limit: usize,
     ) -> (Vec<RoomSummary>, Option<RoomName>) {
+        let step = self.gathers.step(self.now.ms());
+        // Inboxes are in no list.
+        let inboxes = RoomName::inboxes();
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let rooms = self.room_by_name.range::<RoomName, _>((start, Bound::Unbounded));
+        let before = after.is_none_or(|after| *after < inboxes.start);
+        let before = before.then(|| self.room_by_name.range((start, Bound::Excluded(&inboxes.start))));
+        let beyond =
+            after.filter(|after| **after >= inboxes.end).map_or(Bound::Included(&inboxes.end), Bound::Excluded);
+        let beyond = self.room_by_name.range((beyond, Bound::Unbounded));
         let mut listed = Vec::new();
-        for (looked_at, (name, id)) in rooms.enumerate() {
+        for (looked_at, (name, id)) in before.into_iter().flatten().chain(beyond).enumerate() {
             if name.namespace() != Namespace::Chat || listed.len() > limit {
                 break;
             }
             let people = self.rooms.get(id.slot, id.generation).and_then(|room| room.people.as_ref());
             if let Some(people) = people
-                && name.inbox_of().is_none()
                 && self.config.permissions.standing(identity, name).may_join()
             {
                 listed.push(RoomSummary { room: name.clone(), members: people.count() });
             }
-            if looked_at + 1 == ROOMS_LISTED_PER_STEP {
+            if looked_at + 1 == step {
                 return (listed, Some(name.clone()));
             }
         }
@@ -128,7 +149,8 @@ impl State {
         let Some(gather) = self.gathers.open.get(&number) else {
             return;
         };
-        let (rooms, reached) = self.rooms_here(&gather.identity, gather.own.as_ref(), gather.limit);
+        let (identity, own, limit) = (Arc::clone(&gather.identity), gather.own.clone(), gather.limit);
+        let (rooms, reached) = self.rooms_here(&identity, own.as_ref(), limit);
         self.on_rooms(number, self.here, rooms, reached);
     }
 

@@ -51,6 +51,8 @@ pub struct JoinTicket {
     /// Whether it belongs to a session that goes on. Such joins come all at once, and do not count against a queue's
     /// bound.
     pub resumed: bool,
+    /// The rules by which it was judged what the member may do.
+    pub rules: u32,
 }
 
 /// How a join succeeded.

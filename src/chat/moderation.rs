@@ -1,7 +1,8 @@
 //! What a room's owner does for those who moderate it: puts users out, keeps them out, silences them, closes the room.
 //!
-//! Invariants: nobody moderates themselves, and only a host a host. A member that is put out has no rights from that
-//! moment on, and stays seated until its own shard has said that it is gone: a room lives as long as its audiences.
+//! Invariants: nobody moderates themselves, only a host a host, and no member undoes what an operator did. A member that
+//! is put out has no rights from that moment on, and stays seated until its own shard has said that it is gone: a room
+//! lives as long as its audiences.
 
 use crate::access::Action;
 use crate::chat::commands::{Outcome, bad_name};
@@ -74,6 +75,11 @@ impl State {
             Measure::Ban | Measure::Unban => SanctionKind::Ban,
             Measure::Mute | Measure::Unmute => SanctionKind::Mute,
         };
+        let held = self.sanctions.in_room(&name, &user, kind, self.now.unix_ms);
+        if held.is_some_and(|held| held.by.is_none()) {
+            let text = "an operator has decided this: only an operator can lift or change it";
+            return Err(Refusal::new(ErrorCode::Forbidden, text));
+        }
         self.sanction(SanctionRecord {
             scope: Scope::Room(name, user),
             kind,

@@ -39,7 +39,7 @@ impl State {
             session.listens_only = !rights.has(Action::Send);
         }
         let owner = placement::owner(name.placement_hash(), self.config.shards);
-        let ticket = JoinTicket { id: None, say_ok: false, switch_from: None, resumed: false };
+        let ticket = JoinTicket { id: None, say_ok: false, switch_from: None, resumed: false, rules: self.rules };
         self.ask_to_join(conn, name, owner, &Join::default(), (standing, ticket));
     }
 

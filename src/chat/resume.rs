@@ -177,7 +177,7 @@ impl State {
                 presence: room.presence,
             };
             let owner = placement::owner(room.room.placement_hash(), self.config.shards);
-            let ticket = JoinTicket { id: None, say_ok: true, switch_from: None, resumed: true };
+            let ticket = JoinTicket { id: None, say_ok: true, switch_from: None, resumed: true, rules: self.rules };
             match self.standing_to_join(conn, &room.room) {
                 Ok(standing) => self.ask_to_join(conn, room.room.clone(), owner, &join, (standing, ticket)),
                 Err(refusal) => self.refuse(conn, None, refusal),

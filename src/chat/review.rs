@@ -1,14 +1,15 @@
 //! New permissions, for those who are in rooms already: some connections at a time.
 //!
-//! Invariant: once a review has ended, nobody is or may do in a room what the permissions of its beginning deny.
+//! Invariant: once a review has ended, nobody is or may do in a room what the permissions deny. Whoever was on the way into
+//! a room then is judged when it has arrived ([`JoinTicket::rules`](crate::chat::exchange::JoinTicket)).
 
 use crate::access::{Action, Identity};
 use crate::chat::auth;
 use crate::chat::lifecycle::Timer;
-use crate::chat::session::{Kind, Phase};
+use crate::chat::session::{Kind, MemberState, Phase};
 use crate::chat::state::{Deferred, State};
-use crate::ids::ConnId;
-use crate::limits::REVIEW_BATCH;
+use crate::ids::{ConnId, ShardId};
+use crate::limits::{REVIEW_BATCH, REVIEW_BATCH_BEHIND};
 use crate::message::close::CloseReason;
 
 /// How far it has come.
@@ -16,37 +17,29 @@ use crate::message::close::CloseReason;
 pub(super) struct Review {
     /// Connections in slots below this have had their turn.
     next_slot: usize,
-    /// Those whose turn comes again, for they were entering a room, or an owner of their rooms was behind.
-    later: Vec<ConnId>,
 }
 
 impl State {
     /// Begins a review, or begins it again.
     pub(super) fn begin_review(&mut self) {
-        match &mut self.review {
-            Some(review) => review.next_slot = 0,
-            None => {
-                self.review = Some(Review::default());
-                self.review_step();
-            }
+        let is_under_way = self.review.replace(Review::default()).is_some();
+        if !is_under_way {
+            self.review_step();
         }
     }
 
     pub(super) fn review_step(&mut self) {
         let slots = self.sessions.slots();
-        let Some(review) = &mut self.review else {
-            return;
-        };
-        let mut batch = std::mem::take(&mut review.later);
-        while batch.len() < REVIEW_BATCH && review.next_slot < slots {
-            batch.extend(self.sessions.at(review.next_slot));
-            review.next_slot += 1;
-        }
-        if batch.is_empty() && review.next_slot >= slots {
+        let is_behind = (0..self.config.shards).any(|shard| self.full(ShardId(shard)).is_some());
+        let batch = if is_behind { REVIEW_BATCH_BEHIND } else { REVIEW_BATCH };
+        let Some(review) = self.review.as_mut().filter(|review| review.next_slot < slots) else {
             self.review = None;
             return;
-        }
-        self.deferred.extend(batch.into_iter().map(Deferred::Review));
+        };
+        let turn = review.next_slot..slots.min(review.next_slot + batch);
+        review.next_slot = turn.end;
+        // An audience stays as it is while something is on its way to it.
+        self.deferred.extend(turn.filter_map(|slot| self.sessions.at(slot)).map(Deferred::Review));
         self.wheel.schedule(self.now.ms() + 1, Timer::Review);
     }
 
@@ -55,28 +48,20 @@ impl State {
         let Some(session) = self.sessions.get(conn).filter(|session| session.phase == Phase::Open) else {
             return;
         };
-        let owners = session.memberships.iter().filter_map(|membership| self.audiences.at(membership.audience));
-        // Rights are told to an owner once the join is answered.
-        if session.joining > 0 || owners.into_iter().any(|audience| self.full(audience.owner).is_some()) {
-            if let Some(review) = &mut self.review {
-                review.later.push(conn);
-            }
-            return;
+        let identity = match (session.identity(), session.kind) {
+            (Some(identity), _) => Identity::clone(identity),
+            (None, Kind::Relay) => Identity::named(auth::guest(0)),
+            (None, Kind::Chat { .. }) => return,
+        };
+        if session.kind == Kind::Relay {
+            return self.review_relay(conn, &identity);
         }
-        let (kind, count) = (session.kind, session.memberships.len());
-        match (session.identity().cloned(), kind) {
-            (identity, Kind::Relay) => {
-                let stranger = || Identity::named(auth::guest(0));
-                let identity = identity.map_or_else(stranger, |identity| Identity::clone(&identity));
-                self.review_relay(conn, &identity);
+        // Backwards, for whoever is put out makes room for the last.
+        for index in (0..session.memberships.len()).rev() {
+            let membership = self.sessions.get(conn).and_then(|session| session.memberships.get(index));
+            if membership.is_some_and(|membership| membership.state != MemberState::Joining) {
+                self.judge_membership(conn, index, &identity);
             }
-            (Some(identity), _) => {
-                // Backwards, for whoever is put out makes room for the last.
-                for index in (0..count).rev() {
-                    self.judge_membership(conn, index, &identity);
-                }
-            }
-            (None, _) => {}
         }
     }
 

@@ -4,13 +4,13 @@
 
 use crate::access::{Action, Standing};
 use crate::chat::audience::AudienceId;
-use crate::chat::exchange::{JoinRequest, Refusal, RoomId, RoomRef, Seat};
+use crate::chat::exchange::{Delivery, JoinRequest, Refusal, RoomId, RoomRef, Seat};
 use crate::chat::publish::NOT_MEMBER;
 use crate::chat::room::{Occupant, Room};
 use crate::chat::state::State;
 use crate::ids::{ConnId, ShardId, UserName};
 use crate::message::close::ErrorCode;
-use crate::message::event::{Message, Role};
+use crate::message::event::{KickNotice, Message, Role};
 
 impl State {
     /// The room, and the user on that seat of it, if that one may do this.
@@ -86,11 +86,23 @@ impl State {
         if room.may(occupant, Action::Send) { Ok(()) } else { Err(lacks(Action::Send)) }
     }
 
-    /// A member is and may do something else from now on.
+    /// A member is and may do something else from now on. One that is being told the past, and may not read it any more,
+    /// is put out.
     pub(super) fn restand(&mut self, from: ShardId, room: &RoomRef, seat: Seat, standing: Standing) {
         let id = self.resolve(room);
-        if let Some(room) = id.and_then(|id| self.rooms.get_mut(id.slot, id.generation)) {
-            room.restand(from, seat, standing);
+        let Some(room) = id.and_then(|id| self.rooms.get_mut(id.slot, id.generation)) else {
+            return;
+        };
+        room.restand(from, seat, standing);
+        let reads = |occupant: &&Occupant| occupant.cursor.is_some() || occupant.consumer.is_some();
+        let Some(reader) = room.occupant(from, seat).filter(reads) else {
+            return;
+        };
+        if !room.may(reader, Action::History)
+            && let Some((audience, conn)) = room.put_out_seat(from, seat)
+        {
+            let notice = Box::new(KickNotice::new("forbidden"));
+            self.deliver(from, Delivery::Kicked { audience, conns: vec![conn], notice });
         }
     }
 }
@@ -145,6 +157,13 @@ impl Room {
             }
         }
         hit
+    }
+
+    /// Puts one member out; whom that hits.
+    fn put_out_seat(&mut self, from: ShardId, seat: Seat) -> Option<(AudienceId, ConnId)> {
+        let listener = self.listeners.iter_mut().find(|listener| listener.shard == from)?;
+        let audience = listener.audience;
+        listener.occupant_mut(seat).filter(|occupant| !occupant.out).map(|occupant| (audience, occupant.put_out()))
     }
 
     /// Puts everyone out; of which shards.

@@ -459,7 +459,7 @@ mod tests {
             history,
             presence: false,
             ack: false,
-            ticket: JoinTicket { id: None, say_ok: false, switch_from: None, resumed: false },
+            ticket: JoinTicket { id: None, say_ok: false, switch_from: None, resumed: false, rules: 0 },
         }
     }
 

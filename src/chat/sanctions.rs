@@ -16,7 +16,7 @@ use crate::chat::session::Phase;
 use crate::chat::state::State;
 use crate::chat::{Note, Output};
 use crate::ids::{ConnId, RoomName, ShardId, UserName};
-use crate::limits::{SANCTIONS_PER_ROOM_MAX, SANCTIONS_PER_SHARD_MAX};
+use crate::limits::{SANCTIONS_EVERYWHERE_MAX, SANCTIONS_PER_ROOM_MAX, SANCTIONS_PER_SHARD_MAX};
 use crate::message::close::{CloseReason, ErrorCode};
 
 /// The sanctions that one shard knows.
@@ -59,16 +59,18 @@ impl Sanctions {
         self.everywhere > 0
     }
 
-    /// Whether one more would be too many.
+    /// Whether one more would be too many. What hosts do in their rooms takes no place from what operators do.
     fn is_full(&self, record: &SanctionRecord) -> bool {
         if record.lifted || self.held.contains_key(&(record.scope.clone(), record.kind)) {
             return false;
         }
-        let of_room = match &record.scope {
-            Scope::Room(room, _) => self.per_room.get(room).copied().unwrap_or(0),
-            Scope::User(_) | Scope::Token(_) => 0,
-        };
-        self.held.len() >= SANCTIONS_PER_SHARD_MAX || of_room >= SANCTIONS_PER_ROOM_MAX
+        match &record.scope {
+            Scope::Room(room, _) => {
+                let of_room = self.per_room.get(room).copied().unwrap_or(0);
+                of_room >= SANCTIONS_PER_ROOM_MAX || self.held.len() - self.everywhere >= SANCTIONS_PER_SHARD_MAX
+            }
+            Scope::User(_) | Scope::Token(_) => self.everywhere >= SANCTIONS_EVERYWHERE_MAX,
+        }
     }
 
     fn put(&mut self, record: SanctionRecord) {
@@ -221,10 +223,10 @@ impl State {
         Ok(())
     }
 
-    /// Sanctions that were kept before the last start.
+    /// Sanctions that were kept before the last start: all of them, though this shard may have more rooms than then.
     pub(super) fn on_stored_sanctions(&mut self, records: Vec<SanctionRecord>) {
         for record in records {
-            if self.concerns(&record) && !self.sanctions.is_full(&record) {
+            if self.concerns(&record) {
                 self.enforce(record);
             }
         }
@@ -308,3 +310,34 @@ fn refusal_of(record: &SanctionRecord, what: &str, unix_ms: u64) -> Refusal {
 const SWEEP_MS: u64 = 60_000;
 /// How many are forgotten at one time.
 const FORGOTTEN_PER_STEP: usize = 1_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Namespace;
+
+    fn ban(scope: Scope) -> SanctionRecord {
+        let (until_unix_ms, before_unix_ms) = (None, None);
+        let (by, reason) = (None, None);
+        SanctionRecord { scope, kind: SanctionKind::Ban, until_unix_ms, before_unix_ms, by, reason, lifted: false }
+    }
+
+    #[test]
+    fn hosts_cannot_take_the_place_of_what_operators_do() {
+        let mut sanctions = Sanctions::default();
+        let user = |n: usize| UserName::new(&format!("user-{n}")).unwrap();
+        let in_room = |n: usize| {
+            let room = RoomName::new(Namespace::Chat, &format!("room-{}", n / SANCTIONS_PER_ROOM_MAX)).unwrap();
+            ban(Scope::Room(room, user(n)))
+        };
+        for n in 0..SANCTIONS_PER_SHARD_MAX {
+            assert!(!sanctions.is_full(&in_room(n)));
+            sanctions.put(in_room(n));
+        }
+        assert!(sanctions.is_full(&in_room(SANCTIONS_PER_SHARD_MAX)));
+        assert!(!sanctions.is_full(&in_room(0)), "what is in force may be changed");
+        assert!(!sanctions.is_full(&ban(Scope::User(user(0)))));
+        sanctions.put(ban(Scope::User(user(0))));
+        sanctions.check();
+    }
+}

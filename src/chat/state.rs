@@ -74,6 +74,8 @@ pub struct State {
     /// Commands that were refused for a limit.
     pub(super) limited: Limited,
     pub(super) drain: Option<Drain>,
+    /// Which permissions are in force: counts their changes.
+    pub(super) rules: u32,
     pub(super) review: Option<Review>,
     /// Connections whose input is blocked.
     pub(super) blocked: usize,
@@ -155,6 +157,7 @@ impl State {
             sanctions: Sanctions::default(),
             limited: Limited::default(),
             drain: None,
+            rules: 0,
             review: None,
             blocked: 0,
             config,
@@ -306,6 +309,7 @@ impl State {
         self.config.permissions = permissions;
         self.config.consults = consults;
         if has_changed {
+            self.rules = self.rules.wrapping_add(1);
             self.begin_review();
         }
     }

@@ -415,7 +415,8 @@ fn open_shard(
     let metrics = &seed.metrics.shards[shard.index()];
     metrics.thread.set(rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs().into());
     // For audit records and for the application.
-    let names_peers = seed.config.auth == Auth::Token || seed.config.hooks.url.is_some();
+    let config = &seed.config;
+    let names_peers = config.auth == Auth::Token || config.hooks.url.is_some() || config.audit_file.is_some();
     let gate = Gate::new(seed.quotas, Arc::new(seed.config.gate.clone()), names_peers);
     let entrance = Entrance { gate, desk, tls: seed.tls };
     let hub = Hub::new(seed.core, &seed.config, entrance, metrics, seed.clock.now());

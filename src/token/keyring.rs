@@ -36,7 +36,11 @@ pub struct Generation {
 #[derive(Clone)]
 pub struct KeyRing {
     orders: Sender<Order>,
+    /// A place for the newest configuration, until the thread takes it: it goes before all orders.
+    replacement: (Sender<Replacement>, Receiver<Replacement>),
 }
+
+type Replacement = (Source, Schedule);
 
 /// Follows the generations. One per shard; clones begin where theirs is.
 #[derive(Clone)]
@@ -66,8 +70,8 @@ struct Link {
 enum Order {
     /// Fetch keys, for a token names one that is not known.
     Refresh { kid: Option<Box<str>>, notify: Box<dyn FnOnce() + Send> },
-    /// Work with another configuration from now on.
-    Replace(Box<Source>, Schedule),
+    /// Look for another configuration.
+    Replace,
 }
 
 impl KeyRing {
@@ -80,8 +84,10 @@ impl KeyRing {
             Generation { number: 1, verifier: Verifier::shared(source.keys.clone(), source.rules.clone()) };
         let link = Arc::new(Link { generation, next: OnceLock::new() });
         let may_ask = Arc::new(AtomicBool::new(false));
+        let replacement = flume::bounded(1);
         let thread = KeyThread {
             orders: received,
+            replacement: replacement.1.clone(),
             link: link.clone(),
             may_ask: may_ask.clone(),
             schedule: Schedule::new(config.jwks_refresh, config.jwks_cooldown),
@@ -97,16 +103,20 @@ impl KeyRing {
         let _ = is_ready.recv();
         let mut keys = Keys { link, orders: orders.clone(), may_ask };
         keys.advance();
-        Ok((Self { orders }, keys))
+        Ok((Self { orders, replacement }, keys))
     }
 
     /// Reads the files anew and works with this configuration from now on. A file that cannot be used changes nothing.
     /// Keys that came from a URL are kept if the URL is still the same; a new one is fetched soon after.
     pub fn reload(&self, config: &TokenConfig) -> Result<(), Problem> {
-        let source = Box::new(Source::read(config)?);
+        let source = Source::read(config)?;
         let schedule = Schedule::new(config.jwks_refresh, config.jwks_cooldown);
-        // The thread has ended only if the server has.
-        let _ = self.orders.send(Order::Replace(source, schedule));
+        let (put, take) = &self.replacement;
+        let _ = take.try_recv();
+        // There is room: only reloads put something here, one after the other.
+        let _ = put.try_send((source, schedule));
+        // A thread that has other orders finds it by itself.
+        let _ = self.orders.try_send(Order::Replace);
         Ok(())
     }
 }
@@ -144,6 +154,7 @@ impl Drop for Keys {
 
 struct KeyThread {
     orders: Receiver<Order>,
+    replacement: Receiver<Replacement>,
     /// The newest.
     link: Arc<Link>,
     may_ask: Arc<AtomicBool>,
@@ -160,6 +171,9 @@ impl KeyThread {
     fn run(mut self, ready: &Sender<()>) {
         self.figures.keys.set(self.link.generation.verifier.keys() as u64);
         loop {
+            if let Ok((source, schedule)) = self.replacement.try_recv() {
+                self.replace(source, schedule);
+            }
             let now_ms = self.clock.now().ms();
             let has_url = self.source.fetcher.is_some();
             if has_url && self.schedule.is_due(now_ms) {
@@ -172,8 +186,7 @@ impl KeyThread {
             let pause = if has_url { self.schedule.next_change(now_ms) } else { NEVER };
             match self.orders.recv_timeout(pause) {
                 Ok(Order::Refresh { kid, notify }) => self.refresh(kid.as_deref(), notify),
-                Ok(Order::Replace(source, schedule)) => self.replace(*source, schedule),
-                Err(RecvTimeoutError::Timeout) => {}
+                Ok(Order::Replace) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }

@@ -39,6 +39,27 @@ fn a_kick_puts_out_and_a_ban_keeps_out_over_both_transports() {
     api.refused("POST", "/api/v1/rooms/a/ban", Some(&endless), 400, "bad_request");
     let wordy = json!({"user": "zoe", "reason": "x".repeat(300)});
     api.refused("POST", "/api/v1/rooms/a/ban", Some(&wordy), 400, "bad_request");
+    let forged = json!({"user": "zoe", "reason": "x\ny"});
+    api.refused("POST", "/api/v1/rooms/a/ban", Some(&forged), 400, "bad_request");
+}
+
+#[test]
+fn no_host_undoes_what_an_operator_did() {
+    let api = Api::with([]);
+    let mut hosts = [api.server.ws_as("ann"), api.server.tcp_as("bob")];
+    for (host, room) in hosts.iter_mut().zip(["a", "b"]) {
+        host.join(room);
+        api.post(&format!("/api/v1/rooms/{room}/ban"), json!({"user": "eve"}));
+        for order in [json!({"type": "unban"}), json!({"type": "ban", "for_ms": 1})] {
+            let mut order = order;
+            order["room"] = json!(room);
+            order["user"] = json!("eve");
+            host.refused_saying(order, "forbidden", "only an operator can lift or change it");
+        }
+        assert_eq!(kinds(&api.get(&format!("/api/v1/rooms/{room}"))), [format!("ban eve {room}")]);
+        host.ok(json!({"type": "mute", "room": room, "user": "eve"}));
+        host.ok(json!({"type": "unmute", "room": room, "user": "eve"}));
+    }
 }
 
 #[test]

@@ -99,6 +99,29 @@ fn where_names_are_enough_refusals_are_recorded_and_counted_too() {
 }
 
 #[test]
+fn what_an_operator_began_is_finished_and_recorded_though_nobody_waits() {
+    let launch = Launch::new();
+    let path = launch.data_dir().join("audit");
+    let api = Api::launch(&launch.arguments([&format!("--audit-file={}", path.display())]));
+    let users: Vec<String> = (0..20).map(|n| format!("user-{n}")).collect();
+    for user in &users {
+        api.post_and_hang_up(&format!("/api/v1/users/{user}/ban"));
+    }
+    let recorded = until("the records", || {
+        let paths = read(&path).into_iter().filter(|record| record["event"] == "admin" && record["outcome"] == "done");
+        Some(paths.count()).filter(|count| *count >= users.len())
+    });
+    assert_eq!(recorded, users.len());
+    for user in &users {
+        // Each shard knows of it.
+        for _ in 0..4 {
+            api.server.ws().refused(json!({"type": "connect", "name": user}), "forbidden");
+        }
+    }
+    api.server.stop();
+}
+
+#[test]
 fn who_was_not_let_in_is_recorded_without_the_token() {
     let issuer = Issuer::new();
     let (server, path) = audited(issuer.launch(""));

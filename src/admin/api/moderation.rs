@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
+use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -16,7 +17,7 @@ use crate::chat::log::{SanctionKind, SanctionRecord, Scope};
 use crate::chat::operate::{Order, OrderReply, RoomOrder};
 use crate::chat::placement;
 use crate::clock::Clock;
-use crate::ids::{RoomName, ShardId, UserName};
+use crate::ids::{RoomName, ShardId, UserName, is_forbidden};
 
 /// Who is meant.
 #[derive(Deserialize, ToSchema)]
@@ -264,12 +265,18 @@ async fn in_room(
     sanction(&api, owner, record).await.map(|()| DONE)
 }
 
-/// Tells every shard. The first has it stored, so if it refuses, nothing has changed anywhere.
+/// Tells every shard. The first has it stored, so if it refuses, nothing has changed anywhere. If it does not answer in
+/// time it may well have begun, and the others are told all the same.
 async fn everywhere(api: &Api, record: SanctionRecord) -> Answer {
+    let mut outcome = Ok(DONE);
     for shard in api.operator.shards() {
-        sanction(api, shard, record.clone()).await?;
+        let Err(problem) = sanction(api, shard, record.clone()).await else { continue };
+        if shard == ShardId(0) && problem.status() != StatusCode::GATEWAY_TIMEOUT {
+            return Err(problem);
+        }
+        outcome = Err(problem);
     }
-    Ok(DONE)
+    outcome
 }
 
 async fn sanction(api: &Api, shard: ShardId, record: SanctionRecord) -> Result<(), Problem> {
@@ -284,8 +291,10 @@ impl Term {
         if self.for_ms == Some(0) {
             return Err(Problem::bad_request("`for_ms` is at least 1; without it there is no end"));
         }
-        if self.reason.as_ref().is_some_and(|reason| reason.len() > REASON_BYTES_MAX) {
-            return Err(Problem::bad_request(format!("`reason` may have {REASON_BYTES_MAX} bytes")));
+        let is_bad = |reason: &String| reason.len() > REASON_BYTES_MAX || reason.chars().any(is_forbidden);
+        if self.reason.as_ref().is_some_and(is_bad) {
+            let text = format!("`reason` may have {REASON_BYTES_MAX} bytes, and no control characters");
+            return Err(Problem::bad_request(text));
         }
         let now = Clock::start().now().unix_ms;
         let before_unix_ms = (kind == SanctionKind::Revoke && matches!(scope, Scope::User(_))).then_some(now);

@@ -7,7 +7,7 @@ use crate::access::{Action, PermissionRule, Permissions};
 use crate::chat::Consults;
 use crate::chat::driver::{Held, World, join, message};
 use crate::limits::REVIEW_BATCH;
-use crate::message::command::CommandBody;
+use crate::message::command::{CommandBody, Join};
 use crate::message::event::Role;
 use crate::policy::Pattern;
 
@@ -69,4 +69,33 @@ fn who_is_about_to_enter_meets_the_new_rules_too() {
     world.advance(Duration::from_millis(50));
     assert_eq!(world.log(ann).last(), Some(&format!("kicked {room} forbidden")));
     world.check();
+}
+
+#[test]
+fn who_may_not_read_the_past_any_more_is_not_sent_the_rest_of_it() {
+    for shard in 0..2 {
+        let mut world = World::keeping(2, 1_024, 2_000);
+        let room = owned_by(0, 2);
+        let ann = world.joined(0, "ann", &[&room]);
+        for n in 0..2_000 {
+            world.say(ann, &room, &format!("message {n}"));
+        }
+        world.pump();
+        let live = world.joined(shard, "bob", &[&room]);
+        world.reads_replays = false;
+        let reader = world.client(shard, "cat");
+        world.command(reader, Some(1), CommandBody::Join(Join { history: 2_000, ..join(&room) }));
+        world.pump();
+        world.log(reader);
+        world.log(live);
+        let rules =
+            vec![PermissionRule { rooms: Pattern::new("*"), role: None, allowed: vec![(Action::History, vec![])] }];
+        world.rule(Consults::default(), Permissions { rules });
+        world.advance(Duration::from_millis(50));
+        world.take_chunk(reader);
+        world.pump();
+        assert_eq!(world.log(reader), [format!("kicked {room} forbidden")]);
+        assert!(world.log(live).is_empty(), "who is told nothing of the past stays");
+        world.check();
+    }
 }

@@ -1,6 +1,7 @@
 //! An operator's program: requests to the API, whose every answer must be what the document says.
 
-use std::net::SocketAddr;
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -52,6 +53,13 @@ impl Api {
     /// Makes a request with a body as it is.
     pub fn send(&self, method: &str, path: &str, body: &str) -> Response {
         request(self.server.admin(), method, path, &self.key, body)
+    }
+
+    /// Makes a request and does not wait for its answer.
+    pub fn post_and_hang_up(&self, path: &str) {
+        let mut stream = TcpStream::connect(self.server.admin()).expect("the admin port listens");
+        let head = head("POST", path, self.server.admin(), &self.key, 0);
+        stream.write_all(head.as_bytes()).expect("the server reads requests");
     }
 
     /// Makes a request that succeeds.
@@ -123,12 +131,14 @@ impl Api {
 
 /// Makes one request.
 pub fn request(address: SocketAddr, method: &str, path: &str, key: &str, body: &str) -> Response {
-    let head = format!(
+    http_raw(address, (head(method, path, address, key, body.len()) + body).as_bytes())
+}
+
+fn head(method: &str, path: &str, address: SocketAddr, key: &str, body_bytes: usize) -> String {
+    format!(
         "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nAuthorization: Bearer {key}\r\n\
-         Content-Length: {}\r\n\r\n",
-        body.len()
-    );
-    http_raw(address, (head + body).as_bytes())
+         Content-Length: {body_bytes}\r\n\r\n"
+    )
 }
 
 /// A file with such keys.
