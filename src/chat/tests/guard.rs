@@ -42,7 +42,7 @@ impl World {
     }
 
     /// Says what the application thinks of what it was asked first.
-    fn verdict(&mut self, verdict: Result<(), Refusal>) -> Question {
+    pub(super) fn verdict(&mut self, verdict: Result<(), Refusal>) -> Question {
         let (member, question) = self.questions.pop_front().expect("something was asked");
         self.input(member.shard, Input::Consulted { conn: member.conn, verdict });
         question

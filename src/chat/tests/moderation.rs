@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::{only, owned_by};
+use crate::access::Permissions;
 use crate::chat::driver::{World, message};
 use crate::chat::log::{LogEvent, LogWrite, SanctionKind, SanctionRecord, Scope};
-use crate::chat::{Input, Note};
+use crate::chat::{Consults, Input, Note};
 use crate::ids::{Member, RoomName, Seq, ShardId, UserName};
 use crate::message::command::{CommandBody, Measure};
 
@@ -246,4 +247,20 @@ fn what_is_done_to_someone_is_noted_once() {
         ];
         assert_eq!(world.notes, expected);
     }
+}
+
+#[test]
+fn who_is_silenced_while_the_application_is_asked_stays_silent() {
+    let mut world = World::new(2);
+    let room = owned_by(1, 2);
+    let ann = world.joined(0, "ann", &[&room]);
+    world.rule(Consults { connect: false, join: false, message: true }, Permissions::default());
+    world.command(ann, Some(1), message(&room, "hi"));
+    world.pump();
+    let ann_everywhere = Scope::User(UserName::new("ann").unwrap());
+    world.sanction(&SanctionRecord { scope: ann_everywhere, kind: SanctionKind::Mute, ..refused(&room, "ann") });
+    world.verdict(Ok(()));
+    world.pump();
+    assert_eq!(world.log(ann), ["error 1 forbidden"]);
+    world.check();
 }
