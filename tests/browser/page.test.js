@@ -480,13 +480,16 @@ describe('a token', () => {
 
   test('comes by a link, leaves the address at once, stays in the tab, and is forgotten when one signs out', async () => {
     const key = await serverWithKey();
-    const token = key.mint('ann', ['den=member']);
+    const token = key.mint('ann', ['den=member', '@bob=member']);
     const ann = await arriveBy(token, { room: 'den' });
     await ann.online();
     assert.equal(new URL(ann.page.url()).hash, '#den');
+    await ann.whisper('bob', 'psst, Bob');
+    await ann.sees('psst, Bob');
+    await ann.room('den');
     const remembered = () => ann.page.evaluate(() => [JSON.stringify({ ...localStorage }), JSON.stringify({ ...sessionStorage })]);
     const secret = token.split('.')[2];
-    assert.deepEqual((await remembered()).map((text) => text.includes(secret)), [false, true]);
+    for (const text of [secret, 'psst']) assert.deepEqual((await remembered()).map((all) => all.includes(text)), [false, true], text);
     await ann.page.reload();
     await ann.online();
 
@@ -500,7 +503,7 @@ describe('a token', () => {
     await ann.picture('token-light');
     await ann.page.getByRole('button', { name: 'Sign out' }).click();
     await ann.page.getByRole('textbox', { name: 'Token' }).waitFor();
-    assert.equal((await remembered()).some((text) => text.includes(secret)), false);
+    assert.equal((await remembered()).some((text) => text.includes(secret) || text.includes('psst')), false);
     assert.equal(await ann.page.locator('#joined-list li').count(), 0);
     await ann.page.reload();
     await ann.page.getByRole('dialog', { name: 'hubbub' }).waitFor();
