@@ -510,6 +510,42 @@ describe('a token', () => {
     calm(ann);
   });
 
+  test('of a link is asked about first where the browser knows someone else', async () => {
+    const key = await serverWithKey();
+    const linkOf = (user) => `http://127.0.0.1:${server.port}/#token=${key.mint(user, ['lobby=member'])}&room=lobby`;
+    const self = (page) => page.locator('#self-name').textContent();
+    const ann = await arriveBy(key.mint('ann', ['lobby=member']));
+    await ann.online();
+    const comeBy = async (page, link) => {
+      await page.goto('about:blank'); // or the page that is there would go on
+      await page.goto(link);
+    };
+    await comeBy(ann.page, linkOf('bob'));
+    await ann.page.getByText('This link makes you bob.').waitFor();
+    assert.ok(!ann.page.url().includes('token'));
+    await ann.page.getByRole('button', { name: 'Cancel' }).click();
+    await ann.online();
+    assert.equal(await self(ann.page), 'ann', 'her tab goes on');
+    await comeBy(ann.page, linkOf('ann'));
+    await ann.online();
+    await comeBy(ann.page, linkOf('bob'));
+    await ann.page.getByText('This link makes you bob.').waitFor();
+    await ann.page.getByRole('button', { name: 'Enter' }).click();
+    await ann.online();
+    assert.equal(await self(ann.page), 'bob');
+
+    const eve = await arrive(null);
+    await eve.page.getByRole('textbox', { name: 'Your name' }).fill('eve');
+    await eve.page.getByRole('button', { name: 'Enter' }).click();
+    await eve.page.getByRole('textbox', { name: 'Token' }).waitFor();
+    const second = await eve.newTab();
+    await second.goto(linkOf('bob'));
+    await second.getByText('This link makes you bob.').waitFor();
+    await second.keyboard.press('Escape');
+    await second.getByText('You are here in another tab.').waitFor();
+    calm(ann, eve);
+  });
+
   test('that ends soon is renewed where one is; that has expired is asked for, and nothing is missed', async () => {
     const key = await serverWithKey();
     const mint = (ttl) => key.mint('ann', ['lobby=member'], '--ttl', ttl);
