@@ -41,6 +41,7 @@ pub fn run(data: &[u8]) {
                 let client = forwarded::client(&request, header, peer, |address| address.is_loopback());
                 assert!(client == peer || request.header("Forwarded").or(request.header("X-Forwarded-For")).is_some());
             }
+            appended(request.header("Forwarded").unwrap_or(""), request.host);
             let _ = http::is_loopback_host(request.host);
             let _ = http::origin_matches_host(request.header("Origin").unwrap_or(""), request.host);
             match Upgrade::negotiate(&request, Some(SUBPROTOCOL_JSON)) {
@@ -51,4 +52,15 @@ pub fn run(data: &[u8]) {
         Err(error) => error.write(false, &mut out),
     }
     assert!(out.is_empty() || out.starts_with(b"HTTP/1.1 "));
+}
+
+/// Whatever a client wrote, and whatever its Host is, the address that a proxy appended is the client's.
+fn appended(before: &str, host: &str) {
+    let host = host.replace('\\', "\\\\").replace('"', "\\\"");
+    let head = format!("GET / HTTP/1.1\r\nHost: a\r\nForwarded: {before}, host=\"{host}\";for=192.0.2.1\r\n\r\n");
+    // Longer than the other, it may be too long.
+    if let Ok(Some((request, _))) = http::parse(head.as_bytes()) {
+        let client = forwarded::client(&request, ProxyHeader::Forwarded, IpAddr::V4(Ipv4Addr::LOCALHOST), |_| false);
+        assert_eq!(client, IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)));
+    }
 }

@@ -176,7 +176,10 @@ impl Shape<'_> {
         let margin = if self.columns >= MARGIN_COLUMNS_MIN { "  …   " } else { "" };
         let recent = || room.items().iter().rev().take(RECENT_ITEMS);
         let is_shown = |wanted: &str| {
-            recent().any(|item| matches!(&item.what, What::Message { key: Some(key), .. } if key == wanted))
+            recent().any(|item| match &item.what {
+                What::Message { sender, key: Some(key), .. } => sender == self.me && key == wanted,
+                _ => false,
+            })
         };
         let waiting = outbox.of(&room.name).filter(|entry| !is_shown(&entry.key));
         let rows = waiting.flat_map(|entry| {
@@ -322,6 +325,20 @@ mod tests {
         assert_eq!(rows[2].0[2].1, Tone::Dim);
         let shown = texts(&rows).join("");
         assert!(shown.contains("refused") && shown.contains("not sent: too") && !shown.contains('\u{1b}'), "{shown}");
+    }
+
+    #[test]
+    fn what_waits_is_not_hidden_by_a_message_of_others_with_its_key() {
+        let zone = Zone::utc();
+        let mut outbox = Outbox::default();
+        outbox.push("k1".to_owned(), "r", None, "mine".to_owned());
+        for (sender, pending) in [("bob", true), ("ann", false)] {
+            let mut room = Room::new("r");
+            let event = json!({"seq": 1, "type": "message", "sender": sender, "content": "echo", "key": "k1"});
+            room.receive(&Event::parse(&event.to_string()).unwrap());
+            let shown = texts(&shape(&zone, 10).visible(&room, &outbox, None)).join("\n");
+            assert_eq!(shown.contains("mine"), pending, "{shown}");
+        }
     }
 
     #[test]

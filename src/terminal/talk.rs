@@ -319,9 +319,10 @@ impl Session {
         let Some(room) = self.room_mut(name) else { return };
         let was_known = event.seq.is_some_and(|seq| room.position().is_some_and(|(_, seen)| seq <= seen));
         let Some(item) = room.receive(event) else { return };
-        let is_ours = event.key.as_ref().is_some_and(|key| key.starts_with(&ours));
         let What::Message { sender, deleted, .. } = &item.what else { return };
         let (sender, deleted) = (sender.clone(), *deleted);
+        // All members see our keys, and may use them.
+        let is_ours = sender == me && event.key.as_ref().is_some_and(|key| key.starts_with(&ours));
         if sender != me && !was_known && !deleted {
             room.unread += 1;
         }

@@ -134,6 +134,22 @@ fn a_lost_connection_is_resumed_from_the_last_message_and_nothing_is_said_twice(
 }
 
 #[test]
+fn others_with_a_key_like_ours_are_heard() {
+    let mut talk = Talk::plain(&["lobby"]);
+    talk.welcome(false);
+    talk.join_ok(json!({}));
+    talk.session.say("lobby", "mine", talk.now());
+    talk.drain();
+    let key = talk.take("message")["key"].clone();
+    for (seq, sender) in [(1, "ann"), (2, "bob")] {
+        talk.event(
+            &json!({"type": "message", "room": "lobby", "seq": seq, "sender": sender, "content": "hi", "key": key}),
+        );
+    }
+    assert_eq!(talk.said(), ["bob: hi"]);
+}
+
+#[test]
 fn without_its_session_it_joins_since_the_last_message() {
     let mut talk = Talk::plain(&["lobby"]);
     talk.welcome(false);

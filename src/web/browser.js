@@ -8,8 +8,9 @@ export function browserEnv() {
     later: (ms, run) => setTimeout(run, ms),
     cancel: (handle) => clearTimeout(handle),
     uuid: randomUuid,
-    load: (key) => remembered('localStorage', key),
-    save: (key, value) => remember('localStorage', key, value),
+    load: remembered,
+    save: remember,
+    forget,
   };
 }
 

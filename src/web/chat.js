@@ -2,7 +2,7 @@
 
 import { describePutOut } from './access.js';
 import { Connection, backoffMs } from './connection.js';
-import { SENT_MAX, addReceived, addSent, createConversation, inboxOf, peerOf } from './direct.js';
+import { SENT_MAX, addAllSent, addReceived, addSent, createConversation, inboxOf, peerOf } from './direct.js';
 import { count, utf8Length } from './text.js';
 import {
   HISTORY_ON_JOIN, ITEMS_MAX, PAGE, accepted, addOlder, createRoom, disconnected, endOf, fillGap, gapQuery, gapsToFill, has, isTooOldToRepeat, joined,
@@ -51,7 +51,8 @@ export class Chat {
   #directoryPages = 1;
   #refreshing = false;
   #typingSentAt = 0;
-  #sent = []; // direct messages that this browser remembers to have sent
+  #sent = null; // direct messages that this browser remembers to have sent; null until the server has said who one is
+  #storage = 'localStorage'; // where they are; of those who come with a token only the tab remembers anything
 
   constructor(env, url, page) {
     this.#env = env;
@@ -71,6 +72,9 @@ export class Chat {
    * {@link unsent} once said.
    */
   start(name, unsent = {}, token = null) {
+    const storage = token === null ? 'localStorage' : 'sessionStorage';
+    if (storage !== this.#storage) this.#sent = null;
+    this.#storage = storage;
     if (name !== this.me) this.#becomeSomeone(name);
     for (const [of, entries] of Object.entries(unsent)) {
       const room = this.rooms.get(of);
@@ -100,9 +104,11 @@ export class Chat {
     }
   }
 
-  /** Ends the connection and forgets who one was. */
+  /** Ends the connection and forgets who one was, and what one has sent. */
   signOut() {
     this.connection.stop('');
+    for (const storage of ['localStorage', 'sessionStorage']) this.#env.forget(storage, sentKey(this.me));
+    this.#sent = null;
     for (const room of this.rooms.values()) this.#forgetUnsent(room);
     this.rooms.clear();
     Object.assign(this, { me: '', displayName: '', current: null, directory: { rooms: [], next: null, known: false } });
@@ -127,15 +133,21 @@ export class Chat {
   #becomeSomeone(name) {
     this.me = name;
     this.displayName = name;
-    this.#sent = this.#env.load(sentKey(name)) ?? [];
+    this.#sent = null;
     const before = [...this.rooms.values()];
     this.rooms.clear();
     for (const room of before) {
       if (room.isInbox || room.peer === name) continue;
-      this.rooms.set(room.name, room.peer === null ? newlyEntered(room.name) : createConversation(room.peer, name, null, this.#sent));
+      this.rooms.set(room.name, room.peer === null ? newlyEntered(room.name) : createConversation(room.peer, name, null, []));
     }
     this.rooms.set(inboxOf(name), Object.assign(newlyEntered(inboxOf(name)), { isInbox: true }));
     if (!this.rooms.has(this.current)) this.current = this.#anyRoom();
+  }
+
+  /** Not before the server knows who one is: until then one may have made that up, to read what another has sent. */
+  #recallSent() {
+    this.#sent = this.#env.load(this.#storage, sentKey(this.me)) ?? [];
+    for (const room of this.rooms.values()) if (room.peer !== null) addAllSent(room, this.me, this.#sent);
   }
 
   #anyRoom() {
@@ -145,7 +157,7 @@ export class Chat {
 
   #conversation(peer) {
     const name = inboxOf(peer);
-    if (!this.rooms.has(name)) this.rooms.set(name, createConversation(peer, this.me, this.#inbox, this.#sent));
+    if (!this.rooms.has(name)) this.rooms.set(name, createConversation(peer, this.me, this.#inbox, this.#sent ?? []));
     return this.rooms.get(name);
   }
 
@@ -371,6 +383,7 @@ export class Chat {
 
   #welcome(reply) {
     if (reply.user !== undefined && reply.user !== this.me) this.#becomeSomeone(reply.user);
+    if (this.#sent === null) this.#recallSent();
     this.displayName = reply.name ?? this.me;
     this.limits = reply.limits ?? this.limits;
     const shown = this.rooms.get(this.current);
@@ -506,7 +519,7 @@ export class Chat {
     const message = { to: room.peer, content: entry.content, key: entry.key, seq, timestamp, durable };
     addSent(room, this.me, message);
     this.#sent = [...this.#sent, message].slice(-SENT_MAX);
-    this.#env.save(sentKey(this.me), this.#sent);
+    this.#env.save(this.#storage, sentKey(this.me), this.#sent);
   }
 
   #sendRefused(room, entry, error) {

@@ -62,7 +62,8 @@ const CLOSE_TEXTS = {
  * Keeps one connection to the server, dialling again when it is lost.
  *
  * phase  idle → connecting → online → waiting → connecting …, or stopped for good
- * `env`    {open(url) → socket, now(), random(), later(ms, run) → handle, cancel(handle), uuid(), load(key), save(key, value)}
+ * `env`    {open(url) → socket, now(), random(), later(ms, run) → handle, cancel(handle), uuid(),
+ *          load(storage, key), save(storage, key, value), forget(storage, key)}
  * `events` {phase(), welcome(reply), push(event), refused(error), positions() → the last position seen of each room}
  */
 export class Connection {

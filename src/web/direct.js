@@ -22,7 +22,7 @@ export function peerOf(name) {
 export function createConversation(peer, me, inbox, sent) {
   const room = Object.assign(createRoom(inboxOf(peer)), { peer, membership: 'in', epochs: ['direct'], head: 0 });
   for (const item of inbox?.items ?? []) if (item.kind === 'message' && item.sender === peer) addReceived(room, item);
-  for (const message of sent) if (message.to === peer) addSent(room, me, message);
+  addAllSent(room, me, sent);
   return room;
 }
 
@@ -37,6 +37,11 @@ export function addSent(room, me, message) {
   place(room, { sender: me, content, key, timestamp, seq: placeByTime(message, 500) });
   const item = room.keys.get(`${me}\n${key}`);
   if (item) item.durable = durable;
+}
+
+/** What of `sent` went to the peer; the rest is of other conversations. */
+export function addAllSent(room, me, sent) {
+  for (const message of sent) if (message.to === room.peer) addSent(room, me, message);
 }
 
 /** What `/msg name text` asks for, with quotes round a name of several words; null when it is something else. */

@@ -9,6 +9,7 @@ const TOKEN_MAX = 8_192;
 export class Entrance {
   #nodes = new Map(); // id → element of the dialog
   #byToken = false;
+  #cancelled = null; // what follows when the dialog is left without an answer
   #page;
 
   /** `page`: {enter({name, token, room}), signOut()}; of name and token one is null. */
@@ -22,6 +23,9 @@ export class Entrance {
     });
     dialog.addEventListener('close', () => {
       this.#$('token-input').value = '';
+      const cancelled = this.#cancelled;
+      this.#cancelled = null;
+      cancelled?.();
     });
     this.#$('entrance-cancel').addEventListener('click', () => dialog.close());
     this.#$('entrance-other').addEventListener('click', () => {
@@ -45,9 +49,9 @@ export class Entrance {
 
   /**
    * Opens the dialog: with a `lead`, an `error` to tell, fields that hold `name`, `token` and `room`, one of them first. `room`
-   * null asks for none; `cancellable` and `signsOut` offer these ways out.
+   * null asks for none; `cancellable` and `signsOut` offer these ways out, and `cancelled` is called when the first is taken.
    */
-  ask({ lead, error = '', byToken = false, name = '', token = '', room = null, cancellable = false, signsOut = false }) {
+  ask({ lead, error = '', byToken = false, name = '', token = '', room = null, cancellable = false, cancelled = null, signsOut = false }) {
     this.#$('entrance-lead').textContent = lead;
     this.#$('name-input').value = name;
     this.#$('token-input').value = token;
@@ -55,6 +59,7 @@ export class Entrance {
     this.#$('entrance-room').hidden = room === null;
     this.#$('entrance-cancel').hidden = !cancellable;
     this.#$('entrance-out').hidden = !signsOut;
+    this.#cancelled = cancelled;
     if (!this.isOpen) this.#$('entrance').showModal();
     this.#askBy(byToken);
     this.#say(error);
@@ -67,6 +72,7 @@ export class Entrance {
   }
 
   close() {
+    this.#cancelled = null;
     this.#$('entrance').close();
   }
 

@@ -76,14 +76,23 @@ export class View {
 
   // Beginning ------------------------------------------------------------------------------------------------
 
-  /** A tab goes on as whom it was; a new one as the person last here, unless that one is here already. */
-  async #begin() {
-    const tab = remembered('sessionStorage', 'hubbub.tab');
-    const name = remembered('localStorage', 'hubbub.name');
+  #begin() {
     this.#$('rename').addEventListener('click', () => this.#askWho({}));
-    if (this.#takeToken()) return;
+    if (!this.#takeToken()) this.#goOn();
+  }
+
+  /** Whom this browser knows: who came to this tab with a `token` or without, and the `name` last used in any. */
+  #known() {
+    const tab = remembered('sessionStorage', 'hubbub.tab');
     const token = remembered('sessionStorage', 'hubbub.token');
     const claims = typeof token === 'string' ? claimsOf(token) : null;
+    const name = remembered('localStorage', 'hubbub.name');
+    return { tab, token, claims, name, user: claims?.user ?? tab?.name ?? name ?? '' };
+  }
+
+  /** A tab goes on as whom it was; a new one as the person last here, unless that one is here already. */
+  async #goOn() {
+    const { tab, token, claims, name } = this.#known();
     if (claims) {
       this.#enter(claims.user, { token, rooms: tab?.name === claims.user ? tab.rooms : [] });
     } else if (tab) {
@@ -115,7 +124,10 @@ export class View {
     else remember('sessionStorage', 'hubbub.token', token);
   }
 
-  /** Takes up the token that the address brings, and takes it out of the address. Says whether there was one. */
+  /**
+   * Takes up the token that the address brings, and takes it out of the address. Says whether there was one. Anyone can make such
+   * a link, so whoever is here as someone else is asked first.
+   */
   #takeToken() {
     const found = tokenOfHash(location.hash);
     if (!found) return false;
@@ -123,14 +135,16 @@ export class View {
     const { token } = found;
     const claims = claimsOf(token);
     const { me } = this.#chat;
+    const known = me || this.#known().user;
+    const goOn = me === '' ? () => this.#goOn() : null;
     if (!claims) this.#askWho({ error: 'The token of this link is damaged.', byToken: true });
-    else if (me !== '' && me !== claims.user) this.#askWho({ token, byToken: true, lead: `This link makes you ${claims.user}.` });
+    else if (known !== '' && known !== claims.user) this.#askWho({ token, byToken: true, lead: `This link makes you ${claims.user}.`, goOn });
     else this.#introduced({ name: null, token, room: roomOfHash(location.hash) });
     return true;
   }
 
-  /** Asks who is there. Once that is known, asking again can be cancelled. */
-  #askWho({ error = '', taken = false, byToken = this.#token !== null, token = '', lead = null }) {
+  /** Asks who is there. Once that is known, or where one can `goOn` without an answer, it can be cancelled. */
+  #askWho({ error = '', taken = false, byToken = this.#token !== null, token = '', lead = null, goOn = null }) {
     const { me } = this.#chat;
     const here = me !== '' && !error;
     const leads = here
@@ -145,7 +159,8 @@ export class View {
       name: (this.#token === null && me) || remembered('localStorage', 'hubbub.name') || '',
       token,
       room: me === '' ? roomOfHash(location.hash) || DEFAULT_ROOM : null,
-      cancellable: here,
+      cancellable: here || goOn !== null,
+      cancelled: goOn,
       signsOut: this.#token !== null && me !== '',
     });
   }

@@ -761,6 +761,10 @@ describe('direct messages', () => {
     later.stored = env.stored;
     const again = chatOnline(later, {}, '@bob');
     assert.deepEqual(shown(conversation(again.chat)), ['hi']);
+    again.chat.start('eve');
+    again.chat.open('@bob');
+    welcome(later.socket);
+    assert.deepEqual(shown(conversation(again.chat)), [], 'and only of who sent them');
   });
 
   test('that came while nobody was here are unread, each in its conversation', () => {
@@ -1086,6 +1090,64 @@ describe('tokens', () => {
     env.socket.accept();
     const { token, name, resume } = env.socket.take('connect');
     assert.deepEqual([token, name, resume], [undefined, 'bob', undefined]);
+  });
+});
+
+describe('what was sent with a token', () => {
+  const conversation = (chat) => chat.rooms.get('@bob');
+
+  /** A chat with bob that was begun with a token of `ann`, about which the server has said nothing. */
+  function begun(env) {
+    const chat = new client.Chat(env, 'ws://fake/ws', { changed() {}, told() {}, refused() {}, reading: () => false, farSide: () => 'top' });
+    chat.open('@bob');
+    chat.start('ann', {}, tokenOf('ann'));
+    return chat;
+  }
+
+  function say(env, chat, text, seq) {
+    chat.send(conversation(chat), text);
+    env.socket.ok(env.socket.take('direct'), { room: '@bob', seq, timestamp: 1_700_000_003_000, durable: true });
+  }
+
+  function sent(env) {
+    const chat = begun(env);
+    welcome(env.socket);
+    say(env, chat, 'psst', 1);
+    return chat;
+  }
+
+  test('is remembered by the tab alone, until one signs out', () => {
+    const env = new FakeEnv();
+    env.stored.set('localStorage hubbub.direct.ann', '[]');
+    const chat = sent(env);
+    assert.equal(env.stored.get('localStorage hubbub.direct.ann'), '[]');
+    assert.match(env.stored.get('sessionStorage hubbub.direct.ann'), /psst/);
+    chat.signOut();
+    assert.deepEqual([...env.stored], [], 'of either storage');
+  });
+
+  test('is shown only when the server has said who one is', () => {
+    const env = new FakeEnv();
+    sent(env);
+    const chat = begun(env);
+    assert.deepEqual(shown(conversation(chat)), []);
+    env.socket.accept();
+    const { id } = env.socket.take('connect');
+    env.socket.push({ type: 'error', id, code: 'unauthorized', message: 'the signature is wrong', temporary: false });
+    assert.deepEqual(shown(conversation(chat)), []);
+    chat.start('ann', {}, tokenOf('ann'));
+    welcome(env.socket);
+    assert.deepEqual(shown(conversation(chat)), ['psst']);
+  });
+
+  test('is not what was sent under the same name without one', () => {
+    const env = new FakeEnv();
+    const chat = sent(env);
+    chat.start('ann');
+    welcome(env.socket);
+    say(env, chat, 'aloud', 2);
+    const [tab, all] = ['sessionStorage', 'localStorage'].map((storage) => env.load(storage, 'hubbub.direct.ann').map(({ content }) => content));
+    assert.deepEqual([tab, all], [['psst'], ['aloud']]);
   });
 });
 

@@ -87,12 +87,16 @@ export class FakeEnv {
 
   stored = new Map();
 
-  load(key) {
-    return this.stored.has(key) ? JSON.parse(this.stored.get(key)) : null;
+  load(storage, key) {
+    return JSON.parse(this.stored.get(`${storage} ${key}`) ?? null);
   }
 
-  save(key, value) {
-    this.stored.set(key, JSON.stringify(value));
+  save(storage, key, value) {
+    this.stored.set(`${storage} ${key}`, JSON.stringify(value));
+  }
+
+  forget(storage, key) {
+    this.stored.delete(`${storage} ${key}`);
   }
 
   uuid() {

@@ -480,13 +480,16 @@ describe('a token', () => {
 
   test('comes by a link, leaves the address at once, stays in the tab, and is forgotten when one signs out', async () => {
     const key = await serverWithKey();
-    const token = key.mint('ann', ['den=member']);
+    const token = key.mint('ann', ['den=member', '@bob=member']);
     const ann = await arriveBy(token, { room: 'den' });
     await ann.online();
     assert.equal(new URL(ann.page.url()).hash, '#den');
+    await ann.whisper('bob', 'psst, Bob');
+    await ann.sees('psst, Bob');
+    await ann.room('den');
     const remembered = () => ann.page.evaluate(() => [JSON.stringify({ ...localStorage }), JSON.stringify({ ...sessionStorage })]);
     const secret = token.split('.')[2];
-    assert.deepEqual((await remembered()).map((text) => text.includes(secret)), [false, true]);
+    for (const text of [secret, 'psst']) assert.deepEqual((await remembered()).map((all) => all.includes(text)), [false, true], text);
     await ann.page.reload();
     await ann.online();
 
@@ -500,11 +503,47 @@ describe('a token', () => {
     await ann.picture('token-light');
     await ann.page.getByRole('button', { name: 'Sign out' }).click();
     await ann.page.getByRole('textbox', { name: 'Token' }).waitFor();
-    assert.equal((await remembered()).some((text) => text.includes(secret)), false);
+    assert.equal((await remembered()).some((text) => text.includes(secret) || text.includes('psst')), false);
     assert.equal(await ann.page.locator('#joined-list li').count(), 0);
     await ann.page.reload();
     await ann.page.getByRole('dialog', { name: 'hubbub' }).waitFor();
     calm(ann);
+  });
+
+  test('of a link is asked about first where the browser knows someone else', async () => {
+    const key = await serverWithKey();
+    const linkOf = (user) => `http://127.0.0.1:${server.port}/#token=${key.mint(user, ['lobby=member'])}&room=lobby`;
+    const self = (page) => page.locator('#self-name').textContent();
+    const ann = await arriveBy(key.mint('ann', ['lobby=member']));
+    await ann.online();
+    const comeBy = async (page, link) => {
+      await page.goto('about:blank'); // or the page that is there would go on
+      await page.goto(link);
+    };
+    await comeBy(ann.page, linkOf('bob'));
+    await ann.page.getByText('This link makes you bob.').waitFor();
+    assert.ok(!ann.page.url().includes('token'));
+    await ann.page.getByRole('button', { name: 'Cancel' }).click();
+    await ann.online();
+    assert.equal(await self(ann.page), 'ann', 'her tab goes on');
+    await comeBy(ann.page, linkOf('ann'));
+    await ann.online();
+    await comeBy(ann.page, linkOf('bob'));
+    await ann.page.getByText('This link makes you bob.').waitFor();
+    await ann.page.getByRole('button', { name: 'Enter' }).click();
+    await ann.online();
+    assert.equal(await self(ann.page), 'bob');
+
+    const eve = await arrive(null);
+    await eve.page.getByRole('textbox', { name: 'Your name' }).fill('eve');
+    await eve.page.getByRole('button', { name: 'Enter' }).click();
+    await eve.page.getByRole('textbox', { name: 'Token' }).waitFor();
+    const second = await eve.newTab();
+    await second.goto(linkOf('bob'));
+    await second.getByText('This link makes you bob.').waitFor();
+    await second.keyboard.press('Escape');
+    await second.getByText('You are here in another tab.').waitFor();
+    calm(ann, eve);
   });
 
   test('that ends soon is renewed where one is; that has expired is asked for, and nothing is missed', async () => {

@@ -95,7 +95,7 @@ impl Decoder {
     ) -> Result<Option<Item<'i>>, ProtocolError> {
         loop {
             if self.partial.as_ref().is_some_and(|partial| partial.frame.is_some()) {
-                let Some(frame) = self.take_payload(input)? else {
+                let Some(frame) = self.take_payload(input, message_bytes_max)? else {
                     return Ok(None);
                 };
                 if let Some(item) = self.end_frame(&frame)? {
@@ -184,7 +184,11 @@ impl Decoder {
     }
 
     /// Keeps what input has of the open frame's payload; gives the frame once it is complete.
-    fn take_payload(&mut self, input: &mut &mut [u8]) -> Result<Option<OpenFrame>, ProtocolError> {
+    fn take_payload(
+        &mut self,
+        input: &mut &mut [u8],
+        message_bytes_max: usize,
+    ) -> Result<Option<OpenFrame>, ProtocolError> {
         let Some(Partial { frame: Some(frame), control, message, .. }) = self.partial.as_deref_mut() else {
             return Ok(None);
         };
@@ -192,7 +196,11 @@ impl Decoder {
         frame.key = mask::apply(part, frame.key);
         frame.bytes_left -= part.len();
         match message {
-            Some(message) if !frame.opcode.is_control() => message.push(part, frame.bytes_left)?,
+            Some(message) if !frame.opcode.is_control() => {
+                let bytes_max =
+                    if frame.fin { message.bytes.len() + part.len() + frame.bytes_left } else { message_bytes_max };
+                message.push(part, bytes_max)?;
+            }
             _ => control.extend_from_slice(part),
         }
         let complete = frame.bytes_left == 0;
@@ -225,14 +233,14 @@ impl Decoder {
 }
 
 impl Assembly {
-    /// Adds `part`, after which the frame has `bytes_left` more to come.
-    fn push(&mut self, part: &[u8], bytes_left: usize) -> Result<(), ProtocolError> {
+    /// Adds `part` of a message that will have at most `bytes_max` bytes.
+    fn push(&mut self, part: &[u8], bytes_max: usize) -> Result<(), ProtocolError> {
         if self.is_text {
             self.utf8.push(part)?;
         }
         if self.bytes.capacity() - self.bytes.len() < part.len() {
-            // Doubling, but not past the end of a frame that is half there.
-            let ahead = bytes_left.min(self.bytes.len());
+            // Doubling, but not past the end of the message.
+            let ahead = bytes_max.saturating_sub(self.bytes.len() + part.len()).min(self.bytes.len());
             self.bytes.reserve_exact(part.len() + ahead);
         }
         self.bytes.extend_from_slice(part);
@@ -502,6 +510,27 @@ mod tests {
         assert_eq!(decoder.decode(&mut &mut bytes[..], usize::MAX), Ok(None));
         let kept = decoder.partial.unwrap().message.unwrap().bytes.capacity();
         assert!(kept <= 64, "{kept} bytes for 3");
+    }
+
+    #[test]
+    fn many_fragments_are_copied_a_few_times_and_take_no_more_than_a_message_may() {
+        const FRAGMENTS: usize = 10_000;
+        let mut decoder = Decoder::new(Role::Server);
+        let mut capacities = vec![0];
+        for at in 0..FRAGMENTS {
+            let mut frame = client_frame(if at == 0 { 0x02 } else { 0x00 }, b"x");
+            assert_eq!(decoder.decode(&mut &mut frame[..], FRAGMENTS), Ok(None));
+            let partial = decoder.partial.as_ref().unwrap();
+            let capacity = partial.message.as_ref().unwrap().bytes.capacity();
+            assert!(capacity <= FRAGMENTS, "{capacity} bytes after {at} fragments");
+            if capacities.last() != Some(&capacity) {
+                capacities.push(capacity);
+            }
+        }
+        assert!(capacities.len() < 20, "{} reallocations", capacities.len());
+        let mut last = client_frame(0x80, b"");
+        let whole = Item::Binary(Cow::Owned(vec![b'x'; FRAGMENTS]));
+        assert_eq!(decoder.decode(&mut &mut last[..], FRAGMENTS), Ok(Some(whole)));
     }
 
     #[test]
