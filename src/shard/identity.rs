@@ -169,6 +169,9 @@ impl Hub {
         }
         if self.desk.more_keys.has_come.swap(false, Ordering::AcqRel) {
             for Stranger { conn, token, refresh } in std::mem::take(&mut self.desk.unknown) {
+                if !self.is_in_core(conn) {
+                    continue;
+                }
                 let outcome = self.desk.verify(&token, self.now.unix_ms);
                 self.verified(conn, outcome, refresh);
             }
@@ -206,6 +209,10 @@ impl Hub {
 
     /// It is known who it is; whether that user may come in is not.
     fn found(&mut self, conn: ConnId, found: Result<Arc<Identity>, Refusal>, refresh: bool) {
+        // Nobody would give back the place of one that is gone.
+        if !self.is_in_core(conn) {
+            return;
+        }
         let identity = match found {
             Ok(identity) => identity,
             Err(refusal) => return self.turn_down(conn, None, LoginOutcome::Name, refusal),
@@ -241,7 +248,7 @@ impl Hub {
 
     /// The application has said whether someone may come in.
     fn opened(&mut self, conn: ConnId, identity: Arc<Identity>, verdict: hooks::Verdict) {
-        if !self.connections.get(conn).is_some_and(|connection| connection.flags.in_core) {
+        if !self.is_in_core(conn) {
             return self.gate.leave_user(conn);
         }
         if let Err(refusal) = verdict {
@@ -320,6 +327,11 @@ impl Hub {
         };
         let by = by.as_ref().map_or("operator", |by| by.as_str());
         Record { user, room, by: Some(by), detail: until.as_deref(), suppressed, ..Record::new(event, "done") }.write();
+    }
+
+    /// Whether a connection is there, and its end has not begun.
+    fn is_in_core(&mut self, conn: ConnId) -> bool {
+        self.connections.get(conn).is_some_and(|connection| connection.flags.in_core)
     }
 
     /// A connection's name, as `welcome` has it.
