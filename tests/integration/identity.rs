@@ -8,6 +8,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use hubbub::token::Algorithm;
 use hubbub::token::keygen::{KeyPair, generate};
 use hubbub::token::mint::Signer;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::harness::{
@@ -222,12 +223,12 @@ fn other_keys_are_taken_up_by_a_reload_and_a_bad_file_changes_nothing() {
     let issuer = Issuer::new();
     let mut server = issuer.launch("").start();
     issuer.configure("nonsense = 1");
-    server.signal(rustix::process::Signal::HUP);
+    server.signal(Signal::HUP);
     until("the reload is refused", || server.stderr().contains("was not reloaded").then_some(()));
     let mut client = server.tcp();
     assert_eq!(client.ask(connect(&issuer.token("ann", json!({})))).kind(), "welcome");
     issuer.configure("[token]\naudience = ['chat']\n[[permissions]]\nrooms = 'staff'\njoin = ['role:staff']");
-    server.signal(rustix::process::Signal::HUP);
+    server.signal(Signal::HUP);
     until("the reload is done", || server.stderr().contains("permissions").then_some(()));
     until("the new rule holds", || {
         let refused = server.tcp().ask(connect(&issuer.token("ann", json!({}))));
@@ -236,6 +237,52 @@ fn other_keys_are_taken_up_by_a_reload_and_a_bad_file_changes_nothing() {
     let mut client = server.tcp();
     assert_eq!(client.ask(connect(&issuer.token("ann", json!({"aud": "chat"})))).kind(), "welcome");
     client.refused(json!({"type": "join", "room": "staff"}), "forbidden");
+}
+
+#[test]
+fn many_invented_tokens_at_once_are_refused_and_good_ones_among_them_let_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("key.pem");
+    let es256 = || match generate(Algorithm::Es256).unwrap() {
+        KeyPair::Pair { private, public } => (Signer::read(&private, None).unwrap(), public),
+        KeyPair::Secret(_) => unreachable!(),
+    };
+    let ((ours, public), (theirs, _)) = (es256(), es256());
+    std::fs::write(&file, public).unwrap();
+    let key = format!("--token-key-files={}", file.display());
+    let server = Launch::new().arguments(["--auth=token", "--shards=1", &key]).start();
+    let signed = |signer: &Signer, user: String| {
+        let claims = json!({"sub": user, "exp": now_seconds() + 600});
+        connect(&signer.sign(None, claims.as_object().unwrap()).unwrap())
+    };
+    let mut strangers: Vec<Client> = (0..60).map(|_| server.ws()).collect();
+    let mut guests: Vec<Client> = (0..10).map(|_| server.tcp()).collect();
+    // All of it is there when the shard goes on: more than is checked in one turn.
+    server.signal(Signal::STOP);
+    for (n, client) in strangers.iter_mut().enumerate() {
+        (0..3).for_each(|again| client.send(&signed(&theirs, format!("eve-{n}-{again}"))));
+    }
+    for (n, client) in guests.iter_mut().enumerate() {
+        client.send(&signed(&theirs, format!("ann-{n}")));
+        client.send(&signed(&ours, format!("ann-{n}")));
+        client.send(&json!({"type": "join", "room": "lobby", "id": 1}));
+    }
+    server.signal(Signal::CONT);
+    for client in &mut strangers {
+        let (events, close) = client.end();
+        let codes: Vec<_> = events.iter().map(|event| event["code"].clone()).collect();
+        assert_eq!(codes, ["unauthorized"; 3]);
+        assert!(events.iter().all(|event| event["message"].as_str().unwrap().contains("signature")));
+        assert_eq!(close, Some((4503, "unauthorized".into())));
+    }
+    for (n, client) in guests.iter_mut().enumerate() {
+        assert_eq!(client.expect("error")["code"], "unauthorized");
+        assert_eq!(client.expect("welcome")["user"], format!("ann-{n}"));
+        assert_eq!(client.expect("ok")["room"], "lobby");
+    }
+    let metrics = server.metrics_until("nobody waits", |metrics| metrics.sum("hubbub_token_queue", &[]) == 0);
+    let logins = |outcome| metrics.sum("hubbub_logins_total", &[("outcome", outcome)]);
+    assert_eq!((logins("signature"), logins("ok")), (190, 10));
 }
 
 #[test]
