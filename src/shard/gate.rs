@@ -139,12 +139,13 @@ impl Gate {
         Ok(())
     }
 
-    /// Counts a connection for its user, once. Gives the limit if it is reached.
+    /// Counts a connection for its user, once, and for nobody else any more. Gives the limit if it is reached.
     fn enter_user(&mut self, id: ConnId, user: &UserName) -> Result<(), u32> {
-        let Some(most) = self.rules.connections_per_user else { return Ok(()) };
-        if self.users.contains_key(&id) {
+        if self.users.get(&id).is_some_and(|known| known == user) {
             return Ok(());
         }
+        self.leave_user(id);
+        let Some(most) = self.rules.connections_per_user else { return Ok(()) };
         if !self.quotas.enter_user(user, most) {
             return Err(most);
         }
@@ -232,5 +233,37 @@ impl Hub {
         let Some(suppressed) = self.throttle.admit(reason.label(), self.now) else { return };
         let peer = address.map(tracing::field::display);
         tracing::info!(reason = reason.label(), peer, suppressed, "connection refused");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gate(rules: GateConfig) -> Gate {
+        Gate::new(Arc::new(Quotas::new()), Arc::new(rules), false)
+    }
+
+    fn conn(slot: u32) -> ConnId {
+        ConnId { slot, generation: 1 }
+    }
+
+    fn user(name: &str) -> UserName {
+        UserName::new(name).unwrap()
+    }
+
+    #[test]
+    fn a_connection_counts_for_one_user_at_a_time() {
+        let mut gate = gate(GateConfig { connections_per_user: Some(1), ..GateConfig::default() });
+        let (ann, bob) = (user("ann"), user("bob"));
+        assert_eq!(gate.enter_user(conn(1), &ann), Ok(()));
+        assert_eq!(gate.enter_user(conn(1), &ann), Ok(()), "once");
+        assert_eq!(gate.enter_user(conn(2), &ann), Err(1));
+        // It was not let in as ann, and comes again as bob.
+        assert_eq!(gate.enter_user(conn(1), &bob), Ok(()));
+        assert_eq!(gate.enter_user(conn(2), &ann), Ok(()), "ann's place is free");
+        assert_eq!(gate.enter_user(conn(3), &bob), Err(1), "bob's is not");
+        assert_eq!(gate.enter_user(conn(1), &ann), Err(1));
+        assert_eq!(gate.enter_user(conn(3), &bob), Ok(()), "and whoever is refused counts for nobody");
     }
 }
