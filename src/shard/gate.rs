@@ -134,6 +134,10 @@ impl Gate {
     }
 
     fn admit(&mut self, id: ConnId, address: IpAddr, now_us: u64) -> Result<(), RefusedReason> {
+        // Before it may be refused: it is the client that is refused, and not its proxy.
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.address = address;
+        }
         let place = self.quotas.enter(Some(address), &self.rules, now_us)?;
         self.peers.insert(id, Peer { address, standing: Standing::Inside(place) });
         Ok(())
@@ -250,6 +254,31 @@ mod tests {
 
     fn user(name: &str) -> UserName {
         UserName::new(name).unwrap()
+    }
+
+    #[test]
+    fn who_is_refused_behind_a_proxy_is_named() {
+        let proxy: IpAddr = "10.0.0.1".parse().unwrap();
+        let client: IpAddr = "192.0.2.1".parse().unwrap();
+        let mut gate = gate(GateConfig {
+            connections_per_ip: Some(1),
+            trusted_proxies: vec!["10.0.0.1".parse().unwrap()],
+            ..GateConfig::default()
+        });
+        for (id, outcome) in [(conn(1), Ok(())), (conn(2), Err(RefusedReason::ConnectionsPerIp))] {
+            let arrival = gate.arrive(Some(proxy), 0).unwrap();
+            gate.keep(id, arrival);
+            assert_eq!(gate.address(id), Some(proxy));
+            assert_eq!(gate.admit(id, client, 0), outcome);
+            assert_eq!(gate.address(id), Some(client));
+            // A refused one has no place to give back.
+            if outcome.is_err() {
+                gate.released(id);
+            }
+        }
+        let arrival = gate.arrive(Some(proxy), 0).unwrap();
+        gate.keep(conn(3), arrival);
+        assert_eq!(gate.admit(conn(3), client, 0), Err(RefusedReason::ConnectionsPerIp));
     }
 
     #[test]
