@@ -144,12 +144,15 @@ impl Gate {
     }
 
     /// Counts a connection for its user, once, and for nobody else any more. Gives the limit if it is reached.
-    fn enter_user(&mut self, id: ConnId, user: &UserName) -> Result<(), u32> {
+    /// `replaces`: it comes for another connection, which may be dead without anyone having noticed, so it has one
+    /// place more.
+    fn enter_user(&mut self, id: ConnId, user: &UserName, replaces: bool) -> Result<(), u32> {
         if self.users.get(&id).is_some_and(|known| known == user) {
             return Ok(());
         }
         self.leave_user(id);
         let Some(most) = self.rules.connections_per_user else { return Ok(()) };
+        let most = most.saturating_add(replaces.into());
         if !self.quotas.enter_user(user, most) {
             return Err(most);
         }
@@ -166,10 +169,10 @@ impl Gate {
 }
 
 impl Hub {
-    /// Counts a connection for its user, until its end begins. The text of a refusal is for the client, with the code
+    /// Counts a connection for its user, until its end begins. `replaces`: it goes on with a session. The text of a refusal is for the client, with the code
     /// `overloaded`; the connection is then closed with [`CloseReason::TooManyConnections`].
-    pub(super) fn enter_user(&mut self, id: ConnId, user: &UserName) -> Result<(), String> {
-        self.gate.enter_user(id, user).map_err(|most| {
+    pub(super) fn enter_user(&mut self, id: ConnId, user: &UserName, replaces: bool) -> Result<(), String> {
+        self.gate.enter_user(id, user, replaces).map_err(|most| {
             self.metrics.refused(RefusedReason::ConnectionsPerUser);
             let connections = if most == 1 { "1 connection".into() } else { format!("{most} connections") };
             format!("this user has {connections}: close one first")
@@ -285,14 +288,26 @@ mod tests {
     fn a_connection_counts_for_one_user_at_a_time() {
         let mut gate = gate(GateConfig { connections_per_user: Some(1), ..GateConfig::default() });
         let (ann, bob) = (user("ann"), user("bob"));
-        assert_eq!(gate.enter_user(conn(1), &ann), Ok(()));
-        assert_eq!(gate.enter_user(conn(1), &ann), Ok(()), "once");
-        assert_eq!(gate.enter_user(conn(2), &ann), Err(1));
+        assert_eq!(gate.enter_user(conn(1), &ann, false), Ok(()));
+        assert_eq!(gate.enter_user(conn(1), &ann, false), Ok(()), "once");
+        assert_eq!(gate.enter_user(conn(2), &ann, false), Err(1));
         // It was not let in as ann, and comes again as bob.
-        assert_eq!(gate.enter_user(conn(1), &bob), Ok(()));
-        assert_eq!(gate.enter_user(conn(2), &ann), Ok(()), "ann's place is free");
-        assert_eq!(gate.enter_user(conn(3), &bob), Err(1), "bob's is not");
-        assert_eq!(gate.enter_user(conn(1), &ann), Err(1));
-        assert_eq!(gate.enter_user(conn(3), &bob), Ok(()), "and whoever is refused counts for nobody");
+        assert_eq!(gate.enter_user(conn(1), &bob, false), Ok(()));
+        assert_eq!(gate.enter_user(conn(2), &ann, false), Ok(()), "ann's place is free");
+        assert_eq!(gate.enter_user(conn(3), &bob, false), Err(1), "bob's is not");
+        assert_eq!(gate.enter_user(conn(1), &ann, false), Err(1));
+        assert_eq!(gate.enter_user(conn(3), &bob, false), Ok(()), "and whoever is refused counts for nobody");
+    }
+    #[test]
+    fn who_comes_to_replace_a_connection_has_one_place_more() {
+        let mut gate = gate(GateConfig { connections_per_user: Some(2), ..GateConfig::default() });
+        let ann = user("ann");
+        assert_eq!([1, 2].map(|slot| gate.enter_user(conn(slot), &ann, false)), [Ok(()); 2]);
+        assert_eq!(gate.enter_user(conn(3), &ann, false), Err(2));
+        assert_eq!(gate.enter_user(conn(3), &ann, true), Ok(()));
+        assert_eq!(gate.enter_user(conn(4), &ann, true), Err(3), "one, and not one for each");
+        gate.leave_user(conn(1));
+        assert_eq!(gate.enter_user(conn(4), &ann, false), Err(2));
+        assert_eq!(gate.enter_user(conn(4), &ann, true), Ok(()));
     }
 }

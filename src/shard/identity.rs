@@ -16,7 +16,7 @@ use ahash::HashMap;
 use super::connection::Transport;
 use super::hub::Hub;
 use super::mailbox::Post;
-use super::strangers::{Stranger, Strangers};
+use super::strangers::{Purpose, Stranger, Strangers};
 use crate::access::Identity;
 use crate::chat::log::{SanctionKind, Scope};
 use crate::chat::{Note, Question, Refusal, auth};
@@ -130,22 +130,22 @@ impl Desk {
 
 impl Hub {
     /// Finds out who a connection is, or has it wait until its token was checked.
-    pub(super) fn identify(&mut self, conn: ConnId, token: Option<&str>, name: Option<&str>, refresh: bool) {
+    pub(super) fn identify(&mut self, conn: ConnId, token: Option<&str>, name: Option<&str>, purpose: Purpose) {
         if !self.is_in_core(conn) {
             return;
         }
         if self.desk.auth == Auth::Open {
             let identity = auth::identify(token, name, self.entropy.next());
-            return self.found(conn, identity.map(Arc::new), refresh);
+            return self.found(conn, identity.map(Arc::new), purpose);
         }
         let Some(token) = token else {
             let text = "this server lets in who shows a token: connect with `token`";
             return self.turn_down(conn, None, LoginOutcome::Missing, Refusal::new(ErrorCode::Unauthorized, text));
         };
         match self.desk.recall(token, self.now.unix_ms) {
-            Some(outcome) => self.verified(conn, outcome, refresh),
+            Some(outcome) => self.verified(conn, outcome, purpose),
             None => {
-                let stranger = Stranger { token: token.into(), refresh, has_waited: false };
+                let stranger = Stranger { token: token.into(), purpose, has_waited: false };
                 self.desk.strangers.await_check(conn, stranger);
             }
         }
@@ -158,7 +158,7 @@ impl Hub {
             Err(TokenError::UnknownKey { kid }) if !stranger.has_waited && self.desk.await_keys(kid.as_deref()) => {
                 self.desk.strangers.await_keys(conn, stranger);
             }
-            outcome => self.verified(conn, outcome, stranger.refresh),
+            outcome => self.verified(conn, outcome, stranger.purpose),
         }
         self.pump();
         true
@@ -207,9 +207,9 @@ impl Hub {
         }
     }
 
-    fn verified(&mut self, conn: ConnId, outcome: Result<Arc<Identity>, TokenError>, refresh: bool) {
+    fn verified(&mut self, conn: ConnId, outcome: Result<Arc<Identity>, TokenError>, purpose: Purpose) {
         match outcome {
-            Ok(identity) => self.found(conn, Ok(identity), refresh),
+            Ok(identity) => self.found(conn, Ok(identity), purpose),
             Err(error) => {
                 let code = if error == TokenError::Expired { ErrorCode::Expired } else { ErrorCode::Unauthorized };
                 let refusal = Refusal { code, message: error.to_string().into() };
@@ -219,7 +219,7 @@ impl Hub {
     }
 
     /// It is known who it is; whether that user may come in is not.
-    fn found(&mut self, conn: ConnId, found: Result<Arc<Identity>, Refusal>, refresh: bool) {
+    fn found(&mut self, conn: ConnId, found: Result<Arc<Identity>, Refusal>, purpose: Purpose) {
         // Nobody would give back the place of one that is gone.
         if !self.is_in_core(conn) {
             return;
@@ -231,10 +231,10 @@ impl Hub {
         if let Some(refusal) = self.core.forbids(&identity) {
             return self.turn_down(conn, Some(&identity), LoginOutcome::Forbidden, refusal);
         }
-        if refresh {
+        if purpose == Purpose::Refresh {
             return self.follow_ups.identified(conn, Ok(identity));
         }
-        if let Err(text) = self.enter_user(conn, &identity.user) {
+        if let Err(text) = self.enter_user(conn, &identity.user, purpose == Purpose::Resume) {
             let refusal = Refusal { code: ErrorCode::Overloaded, message: text.into() };
             self.turn_down(conn, Some(&identity), LoginOutcome::TooManyConnections, refusal);
             return self.follow_ups.end(conn, CloseReason::TooManyConnections);

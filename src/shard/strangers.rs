@@ -28,10 +28,20 @@ pub(super) struct Strangers {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Stranger {
     pub(super) token: Box<str>,
-    /// It is a fresh token of someone who is known.
-    pub(super) refresh: bool,
+    pub(super) purpose: Purpose,
     /// Its key was fetched, or is not to be had.
     pub(super) has_waited: bool,
+}
+
+/// Why someone is to be identified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// They want to come in.
+    Connect,
+    /// They want to come in and go on with a session, whose connection may not be known to be gone.
+    Resume,
+    /// They are known, and show a fresh token.
+    Refresh,
 }
 
 impl Strangers {
@@ -110,7 +120,7 @@ mod tests {
     }
 
     fn stranger(token: &str) -> Stranger {
-        Stranger { token: token.into(), refresh: false, has_waited: false }
+        Stranger { token: token.into(), purpose: Purpose::Connect, has_waited: false }
     }
 
     fn in_line(tokens: u32) -> Strangers {
