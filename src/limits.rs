@@ -134,6 +134,8 @@ pub const TOKENS_CACHED_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const TOKENS_REFUSED_MAX: usize = 8_192;
 /// How long a refused token is remembered, in milliseconds.
 pub const TOKEN_REFUSED_KEEP_MS: u64 = 10 * 1_000;
+/// Time per turn of a shard in which signatures of tokens are checked, in microseconds. At least one is.
+pub const TOKEN_BUDGET_US: u64 = 2_000;
 /// Tokens that may wait for keys at the same time; past it they are refused.
 pub const KEY_WAITERS_MAX: usize = 4_096;
 

@@ -358,7 +358,7 @@ impl World {
                     }
                 }
                 Output::Answered { ticket, outcome } => self.answers.push((ticket, outcome)),
-                Output::Identify { conn, token, name, refresh } => {
+                Output::Identify { conn, token, name, refresh, .. } => {
                     self.strangers.push_back((member(conn), token, name, refresh));
                 }
                 Output::Consult { conn, question } => self.questions.push_back((member(conn), question)),

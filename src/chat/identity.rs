@@ -98,10 +98,11 @@ impl State {
         name: Option<Box<str>>,
     ) {
         let refresh = matches!(introduction, Introduction::Refresh { .. });
+        let resumes = matches!(introduction, Introduction::Connect { wanted: Some(_), .. });
         if let Some(session) = self.sessions.get_mut(conn) {
             session.awaits = Some(Box::new(Awaited::Identity(introduction)));
             session.unanswered += 1;
-            self.outputs.push_back(Output::Identify { conn, token, name, refresh });
+            self.outputs.push_back(Output::Identify { conn, token, name, refresh, resumes });
         }
     }
 

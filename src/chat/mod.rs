@@ -270,6 +270,8 @@ pub enum Output {
         name: Option<Box<str>>,
         /// It is identified already, and shows a fresh token.
         refresh: bool,
+        /// It comes to go on with a session, whose connection may not be known to be gone.
+        resumes: bool,
     },
     /// Ask the application whether a command may go on, and answer with [`Input::Consulted`]; the connection waits
     /// until then.

@@ -7,8 +7,8 @@
 //!
 //! Invariants:
 //! - At most one batch is in flight, and what is in flight counts against the bound until it is written.
-//! - An empty outbox takes any one frame; otherwise queued and in-flight bytes stay within the bound (within twice
-//!   the bound for control frames under the `skip` policy).
+//! - An empty outbox takes any one frame; otherwise queued and in-flight bytes, and [`QUEUED_FRAME_BYTES`] for each queued
+//!   frame, stay within the bound (within twice the bound for control frames under the `skip` policy).
 //! - From the first message of a room that is skipped until its gap is taken, every message of that room is skipped.
 //!   So one range per room says it exactly, and it is told before any later message of the room.
 //! - Empty and released it owns no heap memory and is 64 bytes.
@@ -43,7 +43,7 @@ const _: () = assert!(size_of::<Outbox>() <= 64, "there is one per connection, m
 /// What [`Limits`] says about outboxes, worked out once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutboxLimits {
-    /// Bound of queued and in-flight bytes.
+    /// Bound of queued and in-flight bytes and of what queued frames count beyond them.
     pub bytes_max: usize,
     /// Longest time without progress, in milliseconds.
     pub stall_ms: u64,
@@ -126,7 +126,7 @@ impl Outbox {
     #[inline]
     pub fn push(&mut self, frame: Bytes, kind: Kind<'_>, limits: &OutboxLimits, now_ms: u64) -> Pushed {
         debug_assert!(!frame.is_empty());
-        let fits = self.bytes == 0 || self.bytes.saturating_add(frame.len()) <= limits.bytes_max;
+        let fits = self.bytes == 0 || self.counted_with(frame.len()) <= limits.bytes_max;
         if !fits || self.gaps.is_some() {
             match self.over_bound(frame.len(), kind, fits, limits) {
                 Pushed::Queued => {}
@@ -141,6 +141,18 @@ impl Outbox {
         Pushed::Queued
     }
 
+    /// What counts towards the bound.
+    #[inline]
+    fn counted(&self) -> usize {
+        self.bytes + self.queue.len() * QUEUED_FRAME_BYTES
+    }
+
+    /// The same with one more frame of so many bytes.
+    #[inline]
+    fn counted_with(&self, len: usize) -> usize {
+        self.counted().saturating_add(len.saturating_add(QUEUED_FRAME_BYTES))
+    }
+
     /// Decides about a frame that does not fit, or comes while gaps are untold.
     #[cold]
     fn over_bound(&mut self, len: usize, kind: Kind<'_>, fits: bool, limits: &OutboxLimits) -> Pushed {
@@ -150,7 +162,7 @@ impl Outbox {
             (_, _) if fits => Pushed::Queued,
             (Kind::Signal, SlowConsumerPolicy::Skip) => Pushed::Skipped,
             (Kind::Control, SlowConsumerPolicy::Skip)
-                if self.bytes.saturating_add(len) <= limits.bytes_max.saturating_mul(2) =>
+                if self.counted_with(len) <= limits.bytes_max.saturating_mul(2) =>
             {
                 Pushed::Queued
             }
@@ -273,7 +285,7 @@ impl Outbox {
     #[must_use]
     #[inline]
     pub fn is_below_half(&self, limits: &OutboxLimits) -> bool {
-        self.bytes <= limits.bytes_max / 2
+        self.counted() <= limits.bytes_max / 2
     }
 
     /// When the connection is to be closed as a slow consumer unless bytes are written before; `None` while there
@@ -345,6 +357,9 @@ struct Gaps {
     list: VecDeque<Gap>,
 }
 
+/// What a queued frame counts beyond its bytes: its place in the queue, and an allocation of its own. By bytes alone,
+/// frames of two bytes (empty pongs and messages of the relay) would take thirty times the bound.
+pub const QUEUED_FRAME_BYTES: usize = 64;
 /// Frames of this size and above are never copied.
 pub const COPIED_FRAME_BYTES_MAX: usize = 16 * 1024;
 /// Most bytes gathered into one batch.
@@ -354,6 +369,7 @@ const KEPT_FRAMES_MAX: usize = 64;
 /// Rooms with an untold gap; a member of more rooms than a connection may be in has left some of them meanwhile.
 const GAPS_MAX: usize = ROOMS_PER_CONNECTION_MAX;
 
+const _: () = assert!(size_of::<Bytes>() < QUEUED_FRAME_BYTES);
 const _: () = assert!(2 * COPIED_FRAME_BYTES_MAX <= GATHERED_BYTES_MAX, "any two small frames can be gathered");
 
 #[cfg(test)]
@@ -363,7 +379,7 @@ mod tests {
     use super::*;
     use crate::ids::Namespace;
 
-    const SKIP: OutboxLimits = OutboxLimits { bytes_max: 100, stall_ms: 10_000, policy: SlowConsumerPolicy::Skip };
+    const SKIP: OutboxLimits = OutboxLimits { bytes_max: 1_000, stall_ms: 10_000, policy: SlowConsumerPolicy::Skip };
     const DISCONNECT: OutboxLimits = OutboxLimits { policy: SlowConsumerPolicy::Disconnect, ..SKIP };
 
     fn room(name: &str) -> RoomName {
@@ -402,15 +418,39 @@ mod tests {
     fn what_is_in_flight_counts_against_the_bound() {
         let mut outbox = Outbox::default();
         let mut scratch = Vec::new();
-        assert_eq!(outbox.push(frame(60), Kind::Control, &DISCONNECT, 0), Pushed::Queued);
-        assert_eq!(outbox.take_batch(&mut scratch), Some(Batch::Frame(frame(60))));
-        assert_eq!(outbox.push(frame(41), Kind::Control, &DISCONNECT, 0), Pushed::Overflow);
-        assert_eq!(outbox.push(frame(40), Kind::Control, &DISCONNECT, 0), Pushed::Queued);
-        assert_eq!(outbox.written(50, 1), 10);
-        assert_eq!(outbox.queued_bytes(), 50);
+        let left = 400 - QUEUED_FRAME_BYTES;
+        assert_eq!(outbox.push(frame(600), Kind::Control, &DISCONNECT, 0), Pushed::Queued);
+        assert_eq!(outbox.take_batch(&mut scratch), Some(Batch::Frame(frame(600))));
+        assert_eq!(outbox.push(frame(left + 1), Kind::Control, &DISCONNECT, 0), Pushed::Overflow);
+        assert_eq!(outbox.push(frame(left), Kind::Control, &DISCONNECT, 0), Pushed::Queued);
+        assert_eq!(outbox.written(590, 1), 10);
+        assert_eq!(outbox.queued_bytes(), left + 10);
         assert_eq!(outbox.take_batch(&mut scratch), None, "one batch at a time");
         assert_eq!(outbox.written(10, 2), 0);
-        assert_eq!(outbox.take_batch(&mut scratch), Some(Batch::Frame(frame(40))));
+        assert_eq!(outbox.take_batch(&mut scratch), Some(Batch::Frame(frame(left))));
+    }
+
+    #[test]
+    fn small_frames_count_for_the_memory_they_take() {
+        let limits = OutboxLimits { bytes_max: 1 << 20, ..DISCONNECT };
+        let mut outbox = Outbox::default();
+        let pong = Bytes::from_static(&[0x8a, 0]);
+        let mut frames = 0;
+        while outbox.push(pong.clone(), Kind::Control, &limits, 0) == Pushed::Queued {
+            frames += 1;
+        }
+        assert_eq!(frames, limits.bytes_max / (2 + QUEUED_FRAME_BYTES));
+        assert_eq!(outbox.queued_bytes(), 2 * frames);
+        assert!(outbox.queue.capacity() * size_of::<Bytes>() <= limits.bytes_max);
+        assert!(!outbox.is_below_half(&limits));
+        // What was taken out makes room again, to the byte.
+        let mut scratch = Vec::new();
+        assert_eq!(outbox.take_batch(&mut scratch), Some(Batch::Gathered));
+        assert_eq!(outbox.written(scratch.len(), 0), 0);
+        for _ in 0..scratch.len() / 2 {
+            assert_eq!(outbox.push(pong.clone(), Kind::Control, &limits, 0), Pushed::Queued);
+        }
+        assert_eq!(outbox.push(pong, Kind::Control, &limits, 0), Pushed::Overflow);
     }
 
     #[test]
@@ -450,8 +490,8 @@ mod tests {
         let mut outbox = Outbox::default();
         let (a, b) = (room("a"), room("b"));
         let message = |room, seq| Kind::Message { room, seq: Seq(seq) };
-        assert_eq!(outbox.push(frame(60), message(&a, 1), &SKIP, 0), Pushed::Queued);
-        assert_eq!(outbox.push(frame(60), message(&a, 2), &SKIP, 0), Pushed::Skipped);
+        assert_eq!(outbox.push(frame(600), message(&a, 1), &SKIP, 0), Pushed::Queued);
+        assert_eq!(outbox.push(frame(600), message(&a, 2), &SKIP, 0), Pushed::Skipped);
         assert_eq!(outbox.push(frame(5), message(&a, 3), &SKIP, 0), Pushed::Skipped, "it fits, but its gap is untold");
         assert_eq!(outbox.push(frame(5), message(&b, 9), &SKIP, 0), Pushed::Queued, "another room has no gap");
         assert_eq!(outbox.next_gap(&SKIP), None, "still above half");
@@ -466,7 +506,7 @@ mod tests {
     fn gaps_can_be_told_at_once_before_a_membership_ends() {
         let mut outbox = Outbox::default();
         let (a, b) = (room("a"), room("b"));
-        assert_eq!(outbox.push(frame(100), Kind::Control, &SKIP, 0), Pushed::Queued);
+        assert_eq!(outbox.push(frame(1_000), Kind::Control, &SKIP, 0), Pushed::Queued);
         for room in [&a, &b] {
             assert_eq!(outbox.push(frame(1), Kind::Message { room, seq: Seq(7) }, &SKIP, 0), Pushed::Skipped);
         }
@@ -479,7 +519,7 @@ mod tests {
     #[test]
     fn rooms_with_untold_gaps_are_bounded() {
         let mut outbox = Outbox::default();
-        assert_eq!(outbox.push(frame(100), Kind::Control, &SKIP, 0), Pushed::Queued);
+        assert_eq!(outbox.push(frame(1_000), Kind::Control, &SKIP, 0), Pushed::Queued);
         for n in 0..GAPS_MAX {
             let room = room(&n.to_string());
             let kind = Kind::Message { room: &room, seq: Seq(1) };
@@ -494,9 +534,11 @@ mod tests {
     #[test]
     fn control_frames_have_slack_and_signals_have_none_under_skip() {
         let mut outbox = Outbox::default();
-        assert_eq!(outbox.push(frame(100), Kind::Control, &SKIP, 0), Pushed::Queued);
+        assert_eq!(outbox.push(frame(1_000), Kind::Control, &SKIP, 0), Pushed::Queued);
         assert_eq!(outbox.push(frame(1), Kind::Signal, &SKIP, 0), Pushed::Skipped);
-        assert_eq!(outbox.push(frame(100), Kind::Control, &SKIP, 0), Pushed::Queued);
+        let left = 1_000 - 2 * QUEUED_FRAME_BYTES;
+        assert_eq!(outbox.push(frame(left + 1), Kind::Control, &SKIP, 0), Pushed::Overflow);
+        assert_eq!(outbox.push(frame(left), Kind::Control, &SKIP, 0), Pushed::Queued);
         assert_eq!(outbox.push(frame(1), Kind::Control, &SKIP, 0), Pushed::Overflow);
         assert_eq!(outbox.push(frame(1), Kind::Signal, &SKIP, 0), Pushed::Skipped);
     }
@@ -591,9 +633,13 @@ mod tests {
             self.flying.len() + self.queue.iter().map(Vec::len).sum::<usize>()
         }
 
+        fn counted(&self) -> usize {
+            self.bytes() + self.queue.len() * QUEUED_FRAME_BYTES
+        }
+
         /// `message`: the room and position of a message. `bound`: what the frame's kind may fill.
         fn push(&mut self, frame: &[u8], message: Option<(usize, u64)>, bound: usize) -> bool {
-            let fits = self.bytes() == 0 || self.bytes() + frame.len() <= bound;
+            let fits = self.bytes() == 0 || self.counted() + frame.len() + QUEUED_FRAME_BYTES <= bound;
             if let Some((room, seq)) = message {
                 if let Some(gap) = self.gaps.iter_mut().find(|gap| gap.0 == room) {
                     gap.2 = seq;
@@ -663,7 +709,7 @@ mod tests {
                 }
                 Step::Gaps => {
                     while let Some(gap) = self.outbox.next_gap(limits) {
-                        assert!(self.model.bytes() <= limits.bytes_max / 2);
+                        assert!(self.model.counted() <= limits.bytes_max / 2);
                         let (room, from, to) = self.model.gaps.remove(0);
                         assert_eq!(gap, Gap { room: self.rooms[room].clone(), from: Seq(from), to: Seq(to) });
                     }
@@ -704,7 +750,7 @@ mod tests {
             self.outbox.check_invariants();
             assert_eq!(self.outbox.queued_bytes(), self.model.bytes());
             assert_eq!(self.outbox.in_flight_bytes(), self.model.flying.len());
-            assert_eq!(self.outbox.is_below_half(limits), self.model.bytes() <= limits.bytes_max / 2);
+            assert_eq!(self.outbox.is_below_half(limits), self.model.counted() <= limits.bytes_max / 2);
             assert_eq!(self.outbox.stall_deadline_ms(limits).is_some(), !self.outbox.is_empty());
         }
     }

@@ -32,7 +32,7 @@ impl Hub {
         let _ = self.core.handle(Input::Finished { conn: id, reason, reads_on: false }, self.now);
         self.pump();
         if self.connections.get(id).is_some_and(|connection| connection.is_open()) {
-            self.set_alarm(id, Alarm::End, self.limits.close_timeout.as_millis() as u64);
+            self.give_time_to_end(id, self.limits.close_timeout.as_millis() as u64);
         }
     }
 
@@ -77,7 +77,7 @@ impl Hub {
             self.close(id, Wish::Close(id));
             return;
         }
-        self.set_alarm(id, Alarm::End, self.limits.close_timeout.as_millis() as u64);
+        self.give_time_to_end(id, self.limits.close_timeout.as_millis() as u64);
         self.flushed(id);
     }
 
@@ -207,10 +207,21 @@ impl Hub {
         }
     }
 
+    /// The end is to be over in so many milliseconds. What was said before does not hold any more.
+    fn give_time_to_end(&mut self, id: ConnId, ms: u64) {
+        if let Some(connection) = self.connections.get(id) {
+            connection.ends_by_ms = self.now.ms() + ms;
+        }
+        self.set_alarm(id, Alarm::End, ms);
+    }
+
     pub(super) fn end_timeout(&mut self, id: ConnId) {
         let now_ms = self.now.ms();
         let limits = self.outbox_limits;
         let Some(connection) = self.connections.get(id) else { return };
+        if now_ms < connection.ends_by_ms {
+            return;
+        }
         match connection.phase {
             // What it is owed does not come.
             Phase::Open => {
@@ -223,7 +234,7 @@ impl Hub {
             // A reader that is slow but moves is given the time it needs to read what it is owed.
             Phase::Ending(reason) if reason != CloseReason::SlowConsumer => {
                 match connection.outbox.stall_deadline_ms(&limits) {
-                    Some(deadline) if deadline > now_ms => self.set_alarm(id, Alarm::End, deadline - now_ms),
+                    Some(deadline) if deadline > now_ms => self.give_time_to_end(id, deadline - now_ms),
                     _ => self.close(id, Wish::Reset(id)),
                 }
             }
@@ -251,4 +262,69 @@ impl Hub {
 
 fn breaks_framing(reason: CloseReason) -> bool {
     matches!(reason, CloseReason::ProtocolError | CloseReason::InvalidUtf8 | CloseReason::MessageTooLarge)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::chat::CoreConfig;
+    use crate::clock::Time;
+    use crate::config::Config;
+    use crate::ids::ShardId;
+    use crate::shard::gate::Gate;
+    use crate::shard::hub::Entrance;
+    use crate::shard::identity::Desk;
+    use crate::shard::mailbox::Post;
+    use crate::shard::quota::Quotas;
+    use crate::shard::reload::rules;
+    use crate::telemetry::metrics::ShardMetrics;
+
+    const ID: ConnId = ConnId { slot: 0, generation: 1 };
+
+    fn hub() -> Hub {
+        let config = Config::default();
+        let rules = rules(&config);
+        let core = CoreConfig {
+            shard: ShardId(0),
+            shards: 1,
+            limits: rules.limits,
+            policies: rules.policies,
+            permissions: rules.permissions,
+            consults: rules.consults,
+            has_store: false,
+            node: "test".into(),
+            exchange_backlog_max: 1,
+            seed: 1,
+        };
+        let gate = Gate::new(Arc::new(Quotas::new()), Arc::new(config.gate.clone()), false);
+        let desk = Desk::new(config.auth, None, None, Arc::new(Post::new(1).unwrap()), ShardId(0));
+        let metrics: &'static ShardMetrics = Box::leak(Box::default());
+        Hub::new(core, &config, Entrance { gate, desk, tls: None }, metrics, Time::default())
+    }
+
+    fn at(hub: &mut Hub, ms: u64) {
+        hub.now = Time { us: ms * 1_000, ..hub.now };
+        hub.tick();
+    }
+
+    #[test]
+    fn a_later_end_is_not_cut_short_by_an_earlier_alarm() {
+        let mut hub = hub();
+        hub.limits.close_timeout = std::time::Duration::from_secs(1);
+        hub.insert(Connection::new(ID, Transport::Http { head: Vec::new() }, hub.now));
+        hub.give_time_to_end(ID, 1_000);
+        at(&mut hub, 800);
+        hub.end(ID, CloseReason::Normal);
+        let phase = |hub: &mut Hub| hub.connections.get(ID).map(|connection| connection.phase);
+        let lingers = Some(Phase::Lingering(CloseReason::Normal));
+        for ms in [1_000, 1_100, 1_799] {
+            at(&mut hub, ms);
+            assert_eq!((phase(&mut hub), &hub.due.wishes[..]), (lingers, &[Wish::FinishSending(ID)][..]), "{ms}");
+        }
+        at(&mut hub, 1_900);
+        assert_eq!(phase(&mut hub), Some(Phase::Closed));
+        assert_eq!(hub.due.wishes, [Wish::FinishSending(ID), Wish::Reset(ID)]);
+    }
 }

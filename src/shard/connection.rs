@@ -36,6 +36,8 @@ pub(super) struct Connection {
     pub(super) replays: Vec<AudienceId>,
     /// It is closed for this reason, with this code, once what it said is answered. Nothing more is taken from it.
     pub(super) farewell: Option<(CloseReason, Option<u16>)>,
+    /// When its end must be over, in monotonic milliseconds. An alarm that comes earlier is an old one.
+    pub(super) ends_by_ms: u64,
     pub(super) flags: Flags,
     /// Below everything else; `None` where the port speaks in the clear.
     pub(super) tls: Option<Box<Tls>>,
@@ -132,6 +134,7 @@ impl Connection {
             pending: None,
             replays: Vec::new(),
             farewell: None,
+            ends_by_ms: 0,
             flags: Flags::default(),
             tls: None,
         }

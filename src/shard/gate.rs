@@ -134,17 +134,25 @@ impl Gate {
     }
 
     fn admit(&mut self, id: ConnId, address: IpAddr, now_us: u64) -> Result<(), RefusedReason> {
+        // Before it may be refused: it is the client that is refused, and not its proxy.
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.address = address;
+        }
         let place = self.quotas.enter(Some(address), &self.rules, now_us)?;
         self.peers.insert(id, Peer { address, standing: Standing::Inside(place) });
         Ok(())
     }
 
-    /// Counts a connection for its user, once. Gives the limit if it is reached.
-    fn enter_user(&mut self, id: ConnId, user: &UserName) -> Result<(), u32> {
-        let Some(most) = self.rules.connections_per_user else { return Ok(()) };
-        if self.users.contains_key(&id) {
+    /// Counts a connection for its user, once, and for nobody else any more. Gives the limit if it is reached.
+    /// `replaces`: it comes for another connection, which may be dead without anyone having noticed, so it has one
+    /// place more.
+    fn enter_user(&mut self, id: ConnId, user: &UserName, replaces: bool) -> Result<(), u32> {
+        if self.users.get(&id).is_some_and(|known| known == user) {
             return Ok(());
         }
+        self.leave_user(id);
+        let Some(most) = self.rules.connections_per_user else { return Ok(()) };
+        let most = most.saturating_add(replaces.into());
         if !self.quotas.enter_user(user, most) {
             return Err(most);
         }
@@ -161,10 +169,10 @@ impl Gate {
 }
 
 impl Hub {
-    /// Counts a connection for its user, until its end begins. The text of a refusal is for the client, with the code
+    /// Counts a connection for its user, until its end begins. `replaces`: it goes on with a session. The text of a refusal is for the client, with the code
     /// `overloaded`; the connection is then closed with [`CloseReason::TooManyConnections`].
-    pub(super) fn enter_user(&mut self, id: ConnId, user: &UserName) -> Result<(), String> {
-        self.gate.enter_user(id, user).map_err(|most| {
+    pub(super) fn enter_user(&mut self, id: ConnId, user: &UserName, replaces: bool) -> Result<(), String> {
+        self.gate.enter_user(id, user, replaces).map_err(|most| {
             self.metrics.refused(RefusedReason::ConnectionsPerUser);
             let connections = if most == 1 { "1 connection".into() } else { format!("{most} connections") };
             format!("this user has {connections}: close one first")
@@ -232,5 +240,74 @@ impl Hub {
         let Some(suppressed) = self.throttle.admit(reason.label(), self.now) else { return };
         let peer = address.map(tracing::field::display);
         tracing::info!(reason = reason.label(), peer, suppressed, "connection refused");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gate(rules: GateConfig) -> Gate {
+        Gate::new(Arc::new(Quotas::new()), Arc::new(rules), false)
+    }
+
+    fn conn(slot: u32) -> ConnId {
+        ConnId { slot, generation: 1 }
+    }
+
+    fn user(name: &str) -> UserName {
+        UserName::new(name).unwrap()
+    }
+
+    #[test]
+    fn who_is_refused_behind_a_proxy_is_named() {
+        let proxy: IpAddr = "10.0.0.1".parse().unwrap();
+        let client: IpAddr = "192.0.2.1".parse().unwrap();
+        let mut gate = gate(GateConfig {
+            connections_per_ip: Some(1),
+            trusted_proxies: vec!["10.0.0.1".parse().unwrap()],
+            ..GateConfig::default()
+        });
+        for (id, outcome) in [(conn(1), Ok(())), (conn(2), Err(RefusedReason::ConnectionsPerIp))] {
+            let arrival = gate.arrive(Some(proxy), 0).unwrap();
+            gate.keep(id, arrival);
+            assert_eq!(gate.address(id), Some(proxy));
+            assert_eq!(gate.admit(id, client, 0), outcome);
+            assert_eq!(gate.address(id), Some(client));
+            // A refused one has no place to give back.
+            if outcome.is_err() {
+                gate.released(id);
+            }
+        }
+        let arrival = gate.arrive(Some(proxy), 0).unwrap();
+        gate.keep(conn(3), arrival);
+        assert_eq!(gate.admit(conn(3), client, 0), Err(RefusedReason::ConnectionsPerIp));
+    }
+
+    #[test]
+    fn a_connection_counts_for_one_user_at_a_time() {
+        let mut gate = gate(GateConfig { connections_per_user: Some(1), ..GateConfig::default() });
+        let (ann, bob) = (user("ann"), user("bob"));
+        assert_eq!(gate.enter_user(conn(1), &ann, false), Ok(()));
+        assert_eq!(gate.enter_user(conn(1), &ann, false), Ok(()), "once");
+        assert_eq!(gate.enter_user(conn(2), &ann, false), Err(1));
+        // It was not let in as ann, and comes again as bob.
+        assert_eq!(gate.enter_user(conn(1), &bob, false), Ok(()));
+        assert_eq!(gate.enter_user(conn(2), &ann, false), Ok(()), "ann's place is free");
+        assert_eq!(gate.enter_user(conn(3), &bob, false), Err(1), "bob's is not");
+        assert_eq!(gate.enter_user(conn(1), &ann, false), Err(1));
+        assert_eq!(gate.enter_user(conn(3), &bob, false), Ok(()), "and whoever is refused counts for nobody");
+    }
+    #[test]
+    fn who_comes_to_replace_a_connection_has_one_place_more() {
+        let mut gate = gate(GateConfig { connections_per_user: Some(2), ..GateConfig::default() });
+        let ann = user("ann");
+        assert_eq!([1, 2].map(|slot| gate.enter_user(conn(slot), &ann, false)), [Ok(()); 2]);
+        assert_eq!(gate.enter_user(conn(3), &ann, false), Err(2));
+        assert_eq!(gate.enter_user(conn(3), &ann, true), Ok(()));
+        assert_eq!(gate.enter_user(conn(4), &ann, true), Err(3), "one, and not one for each");
+        gate.leave_user(conn(1));
+        assert_eq!(gate.enter_user(conn(4), &ann, false), Err(2));
+        assert_eq!(gate.enter_user(conn(4), &ann, true), Ok(()));
     }
 }

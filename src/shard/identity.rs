@@ -1,12 +1,12 @@
 //! Who a connection is, and whether the application agrees to what it does.
 //!
-//! The core asks, and the connection waits. A token is looked at here; one that names a key that is not known waits for
-//! more keys. Then the user is counted, and the application is asked, each only where the configuration wants it. What
-//! is to be awaited comes back by the shard's bell.
+//! The core asks, and the connection waits. A token that was looked at before is answered for at once; any other waits
+//! for its turn (`strangers`), and one that names a key that is not known waits for more keys. Then the user is counted,
+//! and the application is asked, each only where the configuration wants it. What is to be awaited comes back by the
+//! shard's bell.
 //!
 //! Invariant: each question of the core is answered once, unless its connection is gone by then.
 
-use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +16,7 @@ use ahash::HashMap;
 use super::connection::Transport;
 use super::hub::Hub;
 use super::mailbox::Post;
+use super::strangers::{Purpose, Stranger, Strangers};
 use crate::access::Identity;
 use crate::chat::log::{SanctionKind, Scope};
 use crate::chat::{Note, Question, Refusal, auth};
@@ -34,8 +35,8 @@ pub(super) struct Desk {
     /// Absent in open mode.
     keys: Option<Keys>,
     cache: Cache,
-    /// Connections whose token names a key that is being fetched.
-    unknown: VecDeque<Stranger>,
+    /// Connections whose token has yet to be checked.
+    pub(super) strangers: Strangers,
     more_keys: Arc<MoreKeys>,
     /// Absent when no application is asked.
     hooks: Option<HookLine>,
@@ -51,13 +52,6 @@ struct MoreKeys {
     has_come: AtomicBool,
     post: Arc<Post>,
     shard: ShardId,
-}
-
-/// Someone who has yet to be identified.
-struct Stranger {
-    conn: ConnId,
-    token: Box<str>,
-    refresh: bool,
 }
 
 enum Asked {
@@ -79,7 +73,7 @@ impl Desk {
             auth,
             keys,
             cache: Cache::new(),
-            unknown: VecDeque::new(),
+            strangers: Strangers::default(),
             more_keys: Arc::new(MoreKeys { has_come: AtomicBool::new(false), post, shard }),
             hooks,
             asked: HashMap::default(),
@@ -96,6 +90,11 @@ impl Desk {
     /// Tokens found in the cache since the start.
     pub(super) fn cache_hits(&self) -> u64 {
         self.cache.hits()
+    }
+
+    /// The user behind a token, if that is known without a look at its signature.
+    fn recall(&mut self, token: &str, now_unix_ms: u64) -> Option<Result<Arc<Identity>, TokenError>> {
+        self.cache.recall(self.keys.as_mut()?.current(), token, now_unix_ms)
     }
 
     /// The user behind a token.
@@ -130,22 +129,39 @@ impl Desk {
 }
 
 impl Hub {
-    /// Finds out who a connection is.
-    pub(super) fn identify(&mut self, conn: ConnId, token: Option<&str>, name: Option<&str>, refresh: bool) {
+    /// Finds out who a connection is, or has it wait until its token was checked.
+    pub(super) fn identify(&mut self, conn: ConnId, token: Option<&str>, name: Option<&str>, purpose: Purpose) {
+        if !self.is_in_core(conn) {
+            return;
+        }
         if self.desk.auth == Auth::Open {
             let identity = auth::identify(token, name, self.entropy.next());
-            return self.found(conn, identity.map(Arc::new), refresh);
+            return self.found(conn, identity.map(Arc::new), purpose);
         }
         let Some(token) = token else {
             let text = "this server lets in who shows a token: connect with `token`";
             return self.turn_down(conn, None, LoginOutcome::Missing, Refusal::new(ErrorCode::Unauthorized, text));
         };
-        match self.desk.verify(token, self.now.unix_ms) {
-            Err(TokenError::UnknownKey { kid }) if self.desk.await_keys(kid.as_deref()) => {
-                self.desk.unknown.push_back(Stranger { conn, token: token.into(), refresh });
+        match self.desk.recall(token, self.now.unix_ms) {
+            Some(outcome) => self.verified(conn, outcome, purpose),
+            None => {
+                let stranger = Stranger { token: token.into(), purpose, has_waited: false };
+                self.desk.strangers.await_check(conn, stranger);
             }
-            outcome => self.verified(conn, outcome, refresh),
         }
+    }
+
+    /// Checks the token that has waited longest. False if none waits.
+    pub(super) fn check_token(&mut self) -> bool {
+        let Some((conn, stranger)) = self.desk.strangers.next() else { return false };
+        match self.desk.verify(&stranger.token, self.now.unix_ms) {
+            Err(TokenError::UnknownKey { kid }) if !stranger.has_waited && self.desk.await_keys(kid.as_deref()) => {
+                self.desk.strangers.await_keys(conn, stranger);
+            }
+            outcome => self.verified(conn, outcome, stranger.purpose),
+        }
+        self.pump();
+        true
     }
 
     /// Asks the application about a command.
@@ -168,10 +184,7 @@ impl Hub {
             return;
         }
         if self.desk.more_keys.has_come.swap(false, Ordering::AcqRel) {
-            for Stranger { conn, token, refresh } in std::mem::take(&mut self.desk.unknown) {
-                let outcome = self.desk.verify(&token, self.now.unix_ms);
-                self.verified(conn, outcome, refresh);
-            }
+            self.desk.strangers.keys_have_come();
         }
         while let Some((number, verdict)) = self.desk.hooks.as_mut().and_then(HookLine::next_answer) {
             match self.desk.asked.remove(&number) {
@@ -186,6 +199,7 @@ impl Hub {
     /// A connection's end has begun.
     pub(super) fn forget_identity(&mut self, conn: ConnId, reason: CloseReason) {
         self.gate.leave_user(conn);
+        self.desk.strangers.forget(conn);
         let Some(identity) = self.desk.known.remove(&conn) else { return };
         let connection = self.connection_name(conn).into();
         if let Some(hooks) = &mut self.desk.hooks {
@@ -193,9 +207,9 @@ impl Hub {
         }
     }
 
-    fn verified(&mut self, conn: ConnId, outcome: Result<Arc<Identity>, TokenError>, refresh: bool) {
+    fn verified(&mut self, conn: ConnId, outcome: Result<Arc<Identity>, TokenError>, purpose: Purpose) {
         match outcome {
-            Ok(identity) => self.found(conn, Ok(identity), refresh),
+            Ok(identity) => self.found(conn, Ok(identity), purpose),
             Err(error) => {
                 let code = if error == TokenError::Expired { ErrorCode::Expired } else { ErrorCode::Unauthorized };
                 let refusal = Refusal { code, message: error.to_string().into() };
@@ -205,7 +219,11 @@ impl Hub {
     }
 
     /// It is known who it is; whether that user may come in is not.
-    fn found(&mut self, conn: ConnId, found: Result<Arc<Identity>, Refusal>, refresh: bool) {
+    fn found(&mut self, conn: ConnId, found: Result<Arc<Identity>, Refusal>, purpose: Purpose) {
+        // Nobody would give back the place of one that is gone.
+        if !self.is_in_core(conn) {
+            return;
+        }
         let identity = match found {
             Ok(identity) => identity,
             Err(refusal) => return self.turn_down(conn, None, LoginOutcome::Name, refusal),
@@ -213,10 +231,10 @@ impl Hub {
         if let Some(refusal) = self.core.forbids(&identity) {
             return self.turn_down(conn, Some(&identity), LoginOutcome::Forbidden, refusal);
         }
-        if refresh {
+        if purpose == Purpose::Refresh {
             return self.follow_ups.identified(conn, Ok(identity));
         }
-        if let Err(text) = self.enter_user(conn, &identity.user) {
+        if let Err(text) = self.enter_user(conn, &identity.user, purpose == Purpose::Resume) {
             let refusal = Refusal { code: ErrorCode::Overloaded, message: text.into() };
             self.turn_down(conn, Some(&identity), LoginOutcome::TooManyConnections, refusal);
             return self.follow_ups.end(conn, CloseReason::TooManyConnections);
@@ -241,7 +259,7 @@ impl Hub {
 
     /// The application has said whether someone may come in.
     fn opened(&mut self, conn: ConnId, identity: Arc<Identity>, verdict: hooks::Verdict) {
-        if !self.connections.get(conn).is_some_and(|connection| connection.flags.in_core) {
+        if !self.is_in_core(conn) {
             return self.gate.leave_user(conn);
         }
         if let Err(refusal) = verdict {
@@ -320,6 +338,11 @@ impl Hub {
         };
         let by = by.as_ref().map_or("operator", |by| by.as_str());
         Record { user, room, by: Some(by), detail: until.as_deref(), suppressed, ..Record::new(event, "done") }.write();
+    }
+
+    /// Whether a connection is there, and its end has not begun.
+    fn is_in_core(&mut self, conn: ConnId) -> bool {
+        self.connections.get(conn).is_some_and(|connection| connection.flags.in_core)
     }
 
     /// A connection's name, as `welcome` has it.

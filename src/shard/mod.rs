@@ -21,6 +21,7 @@ mod reload;
 mod runtime;
 mod shutdown;
 mod store;
+mod strangers;
 mod tls;
 mod turn;
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::connection::{Connection, Phase};
 use super::fanout::{self, Encoder};
 use super::hub::{Due, Hub};
+use super::strangers::Purpose;
 use crate::access::Identity;
 use crate::chat::operate::{OrderReply, TransportView};
 use crate::chat::outbox::{Kind, Pushed};
@@ -86,8 +87,13 @@ impl Hub {
             }
             Output::Ping { conn } => self.push_control(conn, PING_FRAME),
             Output::Close { conn, reason } => self.end(conn, reason),
-            Output::Identify { conn, token, name, refresh } => {
-                self.identify(conn, token.as_deref(), name.as_deref(), refresh);
+            Output::Identify { conn, token, name, refresh, resumes } => {
+                let purpose = match (refresh, resumes) {
+                    (true, _) => Purpose::Refresh,
+                    (_, true) => Purpose::Resume,
+                    _ => Purpose::Connect,
+                };
+                self.identify(conn, token.as_deref(), name.as_deref(), purpose);
             }
             Output::Consult { conn, question } => self.consult(conn, question),
             Output::Noted(note) => self.note(&note),

@@ -199,9 +199,14 @@ impl Hub {
 
     fn pong(&mut self, id: ConnId, payload: &[u8]) {
         let Some(connection) = self.connections.get(id) else { return };
-        let mut pong = Vec::with_capacity(payload.len() + 2);
-        frame::encode(Opcode::Pong, payload, &mut pong);
-        let pushed = connection.push(Bytes::from(pong), Kind::Control, &mut self.due, self.outbox_limits, self.now);
+        let pong = if payload.is_empty() {
+            Bytes::from_static(EMPTY_PONG)
+        } else {
+            let mut pong = Vec::with_capacity(payload.len() + 2);
+            frame::encode(Opcode::Pong, payload, &mut pong);
+            Bytes::from(pong)
+        };
+        let pushed = connection.push(pong, Kind::Control, &mut self.due, self.outbox_limits, self.now);
         self.pushed(id, Kind::Control, pushed);
         self.pump();
     }
@@ -221,6 +226,9 @@ impl Hub {
         }
     }
 }
+
+/// A pong without payload (RFC 6455, section 5.5.3), as a server sends it.
+const EMPTY_PONG: &[u8] = &[0x8a, 0x00];
 
 /// A relay message as every member gets it: encoded once, by the shard that read it.
 fn relay_frame(opcode: Opcode, payload: &[u8]) -> Bytes {

@@ -72,6 +72,7 @@ impl Shard {
             self.answer_operators();
             self.write();
             self.handshakes()?;
+            self.tokens()?;
             self.grant_wishes();
             self.hub.metrics.turn_us.record(self.clock.us().saturating_sub(self.hub.now.us));
             if self.turn.stage == Stage::Stopped {
@@ -317,6 +318,7 @@ impl Shard {
             || !self.hub.unblocked.is_empty()
             || !self.hub.due.wishes.is_empty()
             || !self.hub.handshakes.is_empty()
+            || self.hub.desk.strangers.has_unchecked()
             || self.can_post()
             || self.mailbox.has_orders() && self.hub.core.takes_requests()
             || self.mailbox.has_settings()
@@ -356,6 +358,7 @@ impl Shard {
             counter.set(refused);
         }
         metrics.token_cache_hits_total.set(self.hub.desk.cache_hits());
+        metrics.token_queue.set(self.hub.desk.strangers.unchecked() as u64);
         metrics.outbox_bytes.set(self.hub.due.outbox_bytes as u64);
         metrics.enters_total.set(self.ring.enters());
         metrics.recv_buffers_exhausted_total.set(self.ring.starvations());

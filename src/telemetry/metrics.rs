@@ -106,6 +106,8 @@ pub struct ShardMetrics {
     pub recv_buffers_exhausted_total: Counter,
     /// Writes that waited so as to carry more.
     pub coalesced_total: Counter,
+    /// Tokens that waited for their signature to be checked at the last look.
+    pub token_queue: Gauge,
     /// Handshakes of TLS that are over, by [`TlsOutcome`].
     pub tls_handshakes_total: [Counter; TlsOutcome::ALL.len()],
     /// Connections that waited for their turn in a handshake at the last look.

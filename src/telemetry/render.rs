@@ -155,6 +155,12 @@ fn connection_families() -> Vec<Family> {
             None,
             R::Counter(|s| &s.token_cache_hits_total),
         ),
+        row(
+            "hubbub_token_queue",
+            "Tokens that wait for their signature to be checked",
+            None,
+            R::Gauge(|s| s.token_queue.get()),
+        ),
         row("hubbub_closed", "Connections ended", None, R::Counters("reason", closed)),
         row("hubbub_tls_handshakes", "TLS handshakes that are over", None, R::Counters("outcome", tls_handshakes)),
         row(

@@ -46,26 +46,22 @@ impl Cache {
         Self { generation: 0, verified, refused, hits: 0 }
     }
 
+    /// What is known about a token without a look at its signature. Time: Unix milliseconds.
+    pub fn recall(
+        &mut self,
+        keys: &Generation,
+        token: &str,
+        now_unix_ms: u64,
+    ) -> Option<Result<Arc<Identity>, TokenError>> {
+        self.look_up(keys, token, now_unix_ms).ok()
+    }
+
     /// What [`crate::token::Verifier::verify`] says, from memory if possible. Time: Unix milliseconds.
     pub fn verify(&mut self, keys: &Generation, token: &str, now_unix_ms: u64) -> Result<Arc<Identity>, TokenError> {
-        if self.generation != keys.number {
-            self.generation = keys.number;
-            self.verified.clear();
-            self.refused.clear();
-        }
-        if token.len() > TOKEN_BYTES_MAX {
-            return Err(TokenError::TooLong);
-        }
-        let fingerprint = fingerprint(token);
-        if let Some(identity) = self.verified.get(&fingerprint) {
-            self.hits += 1;
-            let has_ended = identity.expires_unix_ms.is_some_and(|end| end <= now_unix_ms);
-            return if has_ended { Err(TokenError::Expired) } else { Ok(identity.clone()) };
-        }
-        if let Some(refused) = self.refused.get(&fingerprint).filter(|refused| now_unix_ms < refused.until_unix_ms) {
-            self.hits += 1;
-            return Err(refused.error.clone());
-        }
+        let fingerprint = match self.look_up(keys, token, now_unix_ms) {
+            Ok(known) => return known,
+            Err(fingerprint) => fingerprint,
+        };
         match keys.verifier.verify(token, now_unix_ms) {
             Ok(identity) => {
                 let identity = Arc::new(identity);
@@ -80,6 +76,34 @@ impl Cache {
                 Err(error)
             }
         }
+    }
+
+    /// What is known about a token, or else what it is known by from now on.
+    fn look_up(
+        &mut self,
+        keys: &Generation,
+        token: &str,
+        now_unix_ms: u64,
+    ) -> Result<Result<Arc<Identity>, TokenError>, Fingerprint> {
+        if self.generation != keys.number {
+            self.generation = keys.number;
+            self.verified.clear();
+            self.refused.clear();
+        }
+        if token.len() > TOKEN_BYTES_MAX {
+            return Ok(Err(TokenError::TooLong));
+        }
+        let fingerprint = fingerprint(token);
+        if let Some(identity) = self.verified.get(&fingerprint) {
+            self.hits += 1;
+            let has_ended = identity.expires_unix_ms.is_some_and(|end| end <= now_unix_ms);
+            return Ok(if has_ended { Err(TokenError::Expired) } else { Ok(identity.clone()) });
+        }
+        if let Some(refused) = self.refused.get(&fingerprint).filter(|refused| now_unix_ms < refused.until_unix_ms) {
+            self.hits += 1;
+            return Ok(Err(refused.error.clone()));
+        }
+        Err(fingerprint)
     }
 
     /// How often a token was found in it since the start.
@@ -199,6 +223,25 @@ mod tests {
         assert_eq!((checked(), cache.hits()), (before + 1, 100));
         assert_eq!(cache.verify(&keys, &token, NOW + 60_000), Err(TokenError::Expired));
         assert_eq!(checked(), before + 1, "also when it has ended");
+    }
+
+    #[test]
+    fn what_is_known_of_a_token_is_told_without_a_signature() {
+        let (mut cache, keys, good) = (Cache::new(), keys(1, SECRET), token("ann", 60));
+        let statement = Statement { subject: "eve".into(), ttl: Duration::from_secs(60), ..Statement::default() };
+        let other = Signer::read("another secret, of 32 bytes or more", None).unwrap();
+        let bad = other.mint(&statement, NOW).unwrap();
+        let before = checked();
+        assert!(cache.recall(&keys, &good, NOW).is_none());
+        let too_long = "x".repeat(TOKEN_BYTES_MAX + 1);
+        assert_eq!((cache.recall(&keys, &too_long, NOW), checked()), (Some(Err(TokenError::TooLong)), before));
+        let identity = cache.verify(&keys, &good, NOW).unwrap();
+        assert_eq!(cache.recall(&keys, &bad, NOW), None);
+        assert_eq!(cache.verify(&keys, &bad, NOW), Err(TokenError::Signature));
+        let after = checked();
+        assert_eq!(cache.recall(&keys, &good, NOW), Some(Ok(identity)));
+        assert_eq!(cache.recall(&keys, &bad, NOW), Some(Err(TokenError::Signature)));
+        assert_eq!(checked(), after);
     }
 
     #[test]

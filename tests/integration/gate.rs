@@ -184,6 +184,28 @@ fn a_user_with_too_many_connections_is_told_to_close_one() {
 }
 
 #[test]
+fn a_user_at_the_limit_may_replace_a_connection_that_is_not_known_to_be_dead() {
+    for shards in ["--shards=1", "--shards=2"] {
+        let server = Server::with([shards, "--limits-connections-per-user=1"]);
+        let (mut older, mut newer) = (server.ws(), server.ws());
+        let session = older.connect_as("ann")["session"].clone();
+        let connect =
+            |session: &Value| json!({"type": "connect", "name": "ann", "resume": {"session": session, "rooms": {}}});
+        let mut third = server.ws();
+        third.refused(json!({"type": "connect", "name": "ann"}), "overloaded");
+        let welcome = newer.ask(connect(&session));
+        assert_eq!((welcome.kind(), &welcome["resumed"]), ("welcome", &json!(true)), "{}", welcome.text);
+        assert_eq!(older.close_code(), Some(4501));
+        // A session that is not there is a place more all the same, but only one.
+        let mut fourth = server.tcp();
+        assert_eq!(fourth.ask(connect(&session))["resumed"], false);
+        server.ws().refused(connect(&session), "overloaded");
+        newer.fence();
+        fourth.fence();
+    }
+}
+
+#[test]
 fn a_trusted_proxy_names_its_client_and_nobody_else_does() {
     let server = Server::with(["--trusted-proxies=127.0.0.1,10.0.0.0/8", "--limits-connections-per-ip=1"]);
     let through = |source: &str, named: &str| upgrade(from(source, server.http()), b"", named);

@@ -1,8 +1,19 @@
 //! Tokens: who is let in, who is not and what they are told, over both transports.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use hubbub::token::Algorithm;
+use hubbub::token::keygen::{KeyPair, generate};
+use hubbub::token::mint::Signer;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Issuer, Request, Server, connect_ws, foreign_token, now_seconds, try_connect_ws, until};
+use crate::harness::{
+    Client, HookServer, Issuer, Launch, Request, Server, connect_ws, foreign_token, now_seconds, try_connect_ws, until,
+};
 
 /// Both transports, each with nothing said yet.
 fn both(server: &Server) -> [Client; 2] {
@@ -212,12 +223,12 @@ fn other_keys_are_taken_up_by_a_reload_and_a_bad_file_changes_nothing() {
     let issuer = Issuer::new();
     let mut server = issuer.launch("").start();
     issuer.configure("nonsense = 1");
-    server.signal(rustix::process::Signal::HUP);
+    server.signal(Signal::HUP);
     until("the reload is refused", || server.stderr().contains("was not reloaded").then_some(()));
     let mut client = server.tcp();
     assert_eq!(client.ask(connect(&issuer.token("ann", json!({})))).kind(), "welcome");
     issuer.configure("[token]\naudience = ['chat']\n[[permissions]]\nrooms = 'staff'\njoin = ['role:staff']");
-    server.signal(rustix::process::Signal::HUP);
+    server.signal(Signal::HUP);
     until("the reload is done", || server.stderr().contains("permissions").then_some(()));
     until("the new rule holds", || {
         let refused = server.tcp().ask(connect(&issuer.token("ann", json!({}))));
@@ -226,6 +237,96 @@ fn other_keys_are_taken_up_by_a_reload_and_a_bad_file_changes_nothing() {
     let mut client = server.tcp();
     assert_eq!(client.ask(connect(&issuer.token("ann", json!({"aud": "chat"})))).kind(), "welcome");
     client.refused(json!({"type": "join", "room": "staff"}), "forbidden");
+}
+
+#[test]
+fn many_invented_tokens_at_once_are_refused_and_good_ones_among_them_let_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("key.pem");
+    let es256 = || match generate(Algorithm::Es256).unwrap() {
+        KeyPair::Pair { private, public } => (Signer::read(&private, None).unwrap(), public),
+        KeyPair::Secret(_) => unreachable!(),
+    };
+    let ((ours, public), (theirs, _)) = (es256(), es256());
+    std::fs::write(&file, public).unwrap();
+    let key = format!("--token-key-files={}", file.display());
+    let server = Launch::new().arguments(["--auth=token", "--shards=1", &key]).start();
+    let signed = |signer: &Signer, user: String| {
+        let claims = json!({"sub": user, "exp": now_seconds() + 600});
+        connect(&signer.sign(None, claims.as_object().unwrap()).unwrap())
+    };
+    let mut strangers: Vec<Client> = (0..60).map(|_| server.ws()).collect();
+    let mut guests: Vec<Client> = (0..10).map(|_| server.tcp()).collect();
+    // All of it is there when the shard goes on: more than is checked in one turn.
+    server.signal(Signal::STOP);
+    for (n, client) in strangers.iter_mut().enumerate() {
+        (0..3).for_each(|again| client.send(&signed(&theirs, format!("eve-{n}-{again}"))));
+    }
+    for (n, client) in guests.iter_mut().enumerate() {
+        client.send(&signed(&theirs, format!("ann-{n}")));
+        client.send(&signed(&ours, format!("ann-{n}")));
+        client.send(&json!({"type": "join", "room": "lobby", "id": 1}));
+    }
+    server.signal(Signal::CONT);
+    for client in &mut strangers {
+        let (events, close) = client.end();
+        let codes: Vec<_> = events.iter().map(|event| event["code"].clone()).collect();
+        assert_eq!(codes, ["unauthorized"; 3]);
+        assert!(events.iter().all(|event| event["message"].as_str().unwrap().contains("signature")));
+        assert_eq!(close, Some((4503, "unauthorized".into())));
+    }
+    for (n, client) in guests.iter_mut().enumerate() {
+        assert_eq!(client.expect("error")["code"], "unauthorized");
+        assert_eq!(client.expect("welcome")["user"], format!("ann-{n}"));
+        assert_eq!(client.expect("ok")["room"], "lobby");
+    }
+    let metrics = server.metrics_until("nobody waits", |metrics| metrics.sum("hubbub_token_queue", &[]) == 0);
+    let logins = |outcome| metrics.sum("hubbub_logins_total", &[("outcome", outcome)]);
+    assert_eq!((logins("signature"), logins("ok")), (190, 10));
+}
+
+#[test]
+fn who_leaves_while_its_key_is_fetched_takes_no_place() {
+    let (key, jwk) = pair();
+    let claims = json!({"sub": "ann", "exp": now_seconds() + 600});
+    let token = key.sign(Some("new"), claims.as_object().unwrap()).unwrap();
+    let (asks, asked) = flume::bounded(8);
+    let (goes_on, may_go_on) = flume::bounded::<()>(8);
+    let count = AtomicUsize::new(0);
+    let provider = HookServer::answering(move |_| {
+        if count.fetch_add(1, Ordering::SeqCst) == 0 {
+            return (200, json!({"keys": [jwk("old")]}).to_string());
+        }
+        let _ = asks.send(());
+        let _ = may_go_on.recv_timeout(Duration::from_secs(4));
+        (200, json!({"keys": [jwk("old"), jwk("new")]}).to_string())
+    });
+    let url = format!("--token-jwks-url={}", provider.url());
+    let arguments = ["--auth=token", "--token-jwks-cooldown=1s", "--limits-connections-per-user=1", &url];
+    let server = Launch::new().arguments(arguments).start();
+    let waiting = until("the key is fetched", || {
+        let mut client = server.ws();
+        client.send(&connect(&token));
+        asked.recv_timeout(Duration::from_millis(200)).ok().map(|()| client)
+    });
+    drop(waiting);
+    server.metrics_until("it is gone", |metrics| metrics.sum("hubbub_connections", &[("kind", "chat_ws")]) == 0);
+    goes_on.send(()).unwrap();
+    let _inside = until("a place", || {
+        let mut client = server.ws();
+        (client.ask(connect(&token)).kind() == "welcome").then_some(client)
+    });
+    server.ws().refused(connect(&token), "overloaded");
+}
+
+/// A new key that signs, and its public half as a JWK under any name.
+fn pair() -> (Signer, impl Fn(&str) -> Value) {
+    let KeyPair::Pair { private, public } = generate(Algorithm::EdDsa).unwrap() else { unreachable!() };
+    let text: String = public.lines().filter(|line| !line.starts_with("-----")).collect();
+    let der = STANDARD.decode(text).unwrap();
+    let x = URL_SAFE_NO_PAD.encode(&der[der.len() - 32..]);
+    let jwk = move |kid: &str| json!({"kty": "OKP", "crv": "Ed25519", "kid": kid, "x": x});
+    (Signer::read(&private, None).unwrap(), jwk)
 }
 
 /// `{"alg":"none"}`, and no signature.

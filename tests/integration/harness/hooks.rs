@@ -164,7 +164,8 @@ fn read_request(reader: &mut impl BufRead) -> Option<(String, Vec<u8>)> {
         }
     }
     let mut lines = head.lines().filter_map(|line| line.split_once(": "));
-    let length = lines.find(|(name, _)| name.eq_ignore_ascii_case("content-length"))?.1.parse().ok()?;
+    let length = lines.find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    let length = length.map_or(Ok(0), |(_, length)| length.parse()).ok()?;
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
     Some((head, body))
