@@ -269,6 +269,10 @@ impl Hub {
         if self.desk.hooks.is_some() {
             self.desk.known.insert(conn, identity.clone());
         }
+        // The others are counted when they are welcomed.
+        if self.connections.get(conn).is_some_and(|connection| matches!(connection.transport, Transport::Relay(_))) {
+            self.metrics.login(LoginOutcome::Ok);
+        }
         self.follow_ups.identified(conn, Ok(identity));
     }
 

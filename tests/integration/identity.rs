@@ -202,6 +202,10 @@ fn the_relay_wants_a_token_too() {
     let elsewhere = issuer.token("ann", json!({"rooms": {"other": "member"}}));
     let mut forbidden = server.raw_ws(&format!("/relay/r?token={elsewhere}"));
     assert_eq!(forbidden.closed_with(), Some(4505));
+    let metrics = server.metrics();
+    for (outcome, count) in [("ok", 2), ("missing", 1)] {
+        assert_eq!(metrics.sum("hubbub_logins_total", &[("outcome", outcome)]), count, "{outcome}");
+    }
 }
 
 #[test]
