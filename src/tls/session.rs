@@ -36,7 +36,8 @@ pub struct TlsSession {
 /// How far a session has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// The client's first message is awaited. Answering it is what costs most.
+    /// The client's first message is awaited, also once more if it was asked for another key (HelloRetryRequest).
+    /// Answering it is what costs most.
     Hello,
     /// The client's last message of the handshake is awaited.
     Finishing,
@@ -229,7 +230,7 @@ impl TlsSession {
             self.stage = Stage::Open;
             return Ok(());
         }
-        if !self.outgoing.is_empty() && self.stage == Stage::Hello {
+        if !self.outgoing.is_empty() && self.stage == Stage::Hello && !self.awaits_second_hello() {
             self.stage = Stage::Finishing;
         }
         self.handshake_bytes += used;
@@ -238,6 +239,12 @@ impl TlsSession {
             return Err(TlsFailure::TooLarge);
         }
         Ok(())
+    }
+
+    /// Whether all that was said is that the client should begin again with another key.
+    fn awaits_second_hello(&self) -> bool {
+        let was_asked = self.connection.handshake_kind() == Some(HandshakeKind::FullWithHelloRetryRequest);
+        was_asked && self.connection.negotiated_key_exchange_group().is_none()
     }
 
     /// Takes the alert that tells the peer what it did.

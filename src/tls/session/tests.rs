@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use rustls::client::Resumption;
-use rustls::crypto::aws_lc_rs;
+use rustls::crypto::aws_lc_rs::{self, kx_group};
+use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::version::{TLS12, TLS13};
@@ -17,6 +18,8 @@ use super::*;
 struct Sides {
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
+    /// Whom the client trusts.
+    roots: RootCertStore,
 }
 
 fn sides(version: &'static SupportedProtocolVersion) -> Sides {
@@ -36,10 +39,10 @@ fn sides(version: &'static SupportedProtocolVersion) -> Sides {
     let mut client = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[version])
         .unwrap()
-        .with_root_certificates(roots)
+        .with_root_certificates(roots.clone())
         .with_no_client_auth();
     client.resumption = Resumption::in_memory_sessions(8);
-    Sides { server: Arc::new(server), client: Arc::new(client) }
+    Sides { server: Arc::new(server), client: Arc::new(client), roots }
 }
 
 /// A session and its client, with nothing between them.
@@ -166,6 +169,40 @@ fn a_handshake_in_single_bytes_is_one_all_the_same() {
         }
         stages.dedup();
         assert_eq!(stages, [Stage::Hello, Stage::Finishing, Stage::Open]);
+    }
+}
+
+#[test]
+fn a_client_that_is_asked_for_another_key_is_at_its_beginning_still() {
+    let mut sides = sides(&TLS13);
+    let provider = |groups: &[&'static dyn SupportedKxGroup]| {
+        Arc::new(CryptoProvider { kx_groups: groups.to_vec(), ..aws_lc_rs::default_provider() })
+    };
+    // It begins with a key for a group that the server does not have.
+    let mut client = ClientConfig::builder_with_provider(provider(&[kx_group::X25519, kx_group::SECP256R1]))
+        .with_protocol_versions(&[&TLS13])
+        .unwrap()
+        .with_root_certificates(sides.roots.clone())
+        .with_no_client_auth();
+    // It would remember what the server has.
+    client.resumption = Resumption::disabled();
+    let server = ServerConfig::builder_with_provider(provider(&[kx_group::SECP256R1]))
+        .with_protocol_versions(&[&TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(sides.server.cert_resolver.clone());
+    sides.client = Arc::new(client);
+    sides.server = Arc::new(server);
+    for piece_bytes in [1, usize::MAX] {
+        let mut pair = Pair::new(&sides);
+        let mut stages = Vec::new();
+        while pair.session.stage() != Stage::Open {
+            pair.turn(piece_bytes).unwrap();
+            stages.push(pair.session.stage());
+        }
+        assert_eq!(stages, [Stage::Hello, Stage::Finishing, Stage::Open]);
+        pair.say(b"x");
+        assert_eq!(pair.heard, b"x");
     }
 }
 
