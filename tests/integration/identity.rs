@@ -12,7 +12,8 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Client, HookServer, Issuer, Launch, Request, Server, connect_ws, foreign_token, now_seconds, try_connect_ws, until,
+    Client, Deadline, HookServer, Issuer, Launch, Request, Server, connect_ws, foreign_token, now_seconds,
+    try_connect_ws, until,
 };
 
 /// Both transports, each with nothing said yet.
@@ -243,32 +244,59 @@ fn other_keys_are_taken_up_by_a_reload_and_a_bad_file_changes_nothing() {
     client.refused(json!({"type": "join", "room": "staff"}), "forbidden");
 }
 
-#[test]
-fn many_invented_tokens_at_once_are_refused_and_good_ones_among_them_let_in() {
+/// A server with one shard that takes tokens of the first key, and another key of the kind.
+fn with_es256() -> (Server, Signer, Signer) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("key.pem");
-    let es256 = || match generate(Algorithm::Es256).unwrap() {
+    let pair = || match generate(Algorithm::Es256).unwrap() {
         KeyPair::Pair { private, public } => (Signer::read(&private, None).unwrap(), public),
         KeyPair::Secret(_) => unreachable!(),
     };
-    let ((ours, public), (theirs, _)) = (es256(), es256());
+    let ((ours, public), (theirs, _)) = (pair(), pair());
     std::fs::write(&file, public).unwrap();
     let key = format!("--token-key-files={}", file.display());
-    let server = Launch::new().arguments(["--auth=token", "--shards=1", &key]).start();
-    let signed = |signer: &Signer, user: String| {
-        let claims = json!({"sub": user, "exp": now_seconds() + 600});
-        connect(&signer.sign(None, claims.as_object().unwrap()).unwrap())
-    };
+    (Launch::new().arguments(["--auth=token", "--shards=1", &key]).start(), ours, theirs)
+}
+
+/// A `connect` with a token that no other is like.
+fn signed(signer: &Signer, user: &str) -> Value {
+    let claims = json!({"sub": user, "exp": now_seconds() + 600});
+    connect(&signer.sign(None, claims.as_object().unwrap()).unwrap())
+}
+
+#[test]
+fn a_shard_does_not_sleep_while_tokens_wait() {
+    let (server, ours, _) = with_es256();
+    let mut guests: Vec<Client> = (0..200).map(|_| server.tcp()).collect();
+    server.metrics_until("all are there", |metrics| {
+        metrics.sum("hubbub_connections", &[("kind", "chat_tcp")]) == guests.len() as u64
+    });
+    // All of it is there when the shard goes on: more than is checked in one turn, and nothing comes after it.
+    server.signal(Signal::STOP);
+    for (n, client) in guests.iter_mut().enumerate() {
+        client.send(&signed(&ours, &format!("ann-{n}")));
+    }
+    server.signal(Signal::CONT);
+    let begun = Deadline::patient();
+    for client in &mut guests {
+        client.expect("welcome");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "the last was answered after {:?}", begun.elapsed());
+}
+
+#[test]
+fn many_invented_tokens_at_once_are_refused_and_good_ones_among_them_let_in() {
+    let (server, ours, theirs) = with_es256();
     let mut strangers: Vec<Client> = (0..60).map(|_| server.ws()).collect();
     let mut guests: Vec<Client> = (0..10).map(|_| server.tcp()).collect();
     // All of it is there when the shard goes on: more than is checked in one turn.
     server.signal(Signal::STOP);
     for (n, client) in strangers.iter_mut().enumerate() {
-        (0..3).for_each(|again| client.send(&signed(&theirs, format!("eve-{n}-{again}"))));
+        (0..3).for_each(|again| client.send(&signed(&theirs, &format!("eve-{n}-{again}"))));
     }
     for (n, client) in guests.iter_mut().enumerate() {
-        client.send(&signed(&theirs, format!("ann-{n}")));
-        client.send(&signed(&ours, format!("ann-{n}")));
+        client.send(&signed(&theirs, &format!("ann-{n}")));
+        client.send(&signed(&ours, &format!("ann-{n}")));
         client.send(&json!({"type": "join", "room": "lobby", "id": 1}));
     }
     server.signal(Signal::CONT);

@@ -179,11 +179,13 @@ fn a_client_that_is_asked_for_another_key_is_at_its_beginning_still() {
         Arc::new(CryptoProvider { kx_groups: groups.to_vec(), ..aws_lc_rs::default_provider() })
     };
     // It begins with a key for a group that the server does not have.
-    let client = ClientConfig::builder_with_provider(provider(&[kx_group::X25519, kx_group::SECP256R1]))
+    let mut client = ClientConfig::builder_with_provider(provider(&[kx_group::X25519, kx_group::SECP256R1]))
         .with_protocol_versions(&[&TLS13])
         .unwrap()
         .with_root_certificates(sides.roots.clone())
         .with_no_client_auth();
+    // It would remember what the server has.
+    client.resumption = Resumption::disabled();
     let server = ServerConfig::builder_with_provider(provider(&[kx_group::SECP256R1]))
         .with_protocol_versions(&[&TLS13])
         .unwrap()
