@@ -211,8 +211,8 @@ impl Plan {
             self.rooms.truncate(1);
             self.keeps.truncate(1);
             // Long enough for many bans, and for whoever is banned to come back after each restart.
-            self.steps = 4_000;
-            self.stops = (1..10).map(|n| (n * 400, n % 2 == 0)).collect();
+            self.steps = 6_000;
+            self.stops = (1..15).map(|n| (n * 400, n % 2 == 0)).collect();
             self.store.ill = false;
             self.store.unreadable = 0;
         }
