@@ -72,6 +72,7 @@ fn check_config(loaded: &Loaded, explain: bool) -> Result<ExitCode, ConfigError>
     let layout = Layout::decide(&loaded.config, &Machine::detect()).map_err(|problem| loaded.blame(problem))?;
     token::check_files(&loaded.config.token).map_err(|problem| loaded.blame(problem))?;
     TlsConfigs::load(&loaded.config).map_err(|problem| loaded.blame(problem))?;
+    AdminKeys::of(&loaded.config).map_err(|problem| loaded.blame(problem))?;
     if explain {
         print!("{}", hubbub::config::explain(loaded));
         println!();

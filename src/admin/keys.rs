@@ -9,6 +9,8 @@ use std::path::Path;
 
 use axum::http::{HeaderMap, header};
 
+use crate::config::{Config, Problem};
+
 /// Keys, one of which a request must show as `Authorization: Bearer …`. Never written anywhere.
 #[derive(Clone)]
 pub struct AdminKeys(Vec<AdminKey>);
@@ -33,6 +35,17 @@ impl AdminKeys {
     /// Reads the keys' file. Errors name lines, never what is in them.
     pub fn read(path: &Path) -> io::Result<Self> {
         Self::parse(&fs::read_to_string(path)?).map_err(|what| io::Error::new(io::ErrorKind::InvalidData, what))
+    }
+
+    /// Reads the file that a configuration names, if it names one.
+    pub fn of(config: &Config) -> Result<Option<Self>, Problem> {
+        let Some(path) = &config.admin_key_file else { return Ok(None) };
+        Self::read(path).map(Some).map_err(|error| {
+            let whole = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            let what = format!("{} cannot be used: {error}", whole.display());
+            let remedy = "write a key into it (openssl rand -hex 32), or name the file by its whole path";
+            Problem::new("admin_key_file", what, remedy)
+        })
     }
 
     fn parse(text: &str) -> Result<Self, String> {

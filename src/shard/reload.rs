@@ -165,14 +165,8 @@ pub(super) fn report(outcome: Result<Changes, ConfigError>) -> ReloadReport {
 
 /// What the admin port needs of a configuration.
 fn facts(loaded: &Loaded) -> Result<Facts, Problem> {
-    let keys = loaded.config.admin_key_file.as_deref().map(|path| {
-        AdminKeys::read(path).map_err(|error| {
-            let what = format!("{} cannot be used: {error}", path.display());
-            Problem::new("admin_key_file", what, "write a key into it: openssl rand -hex 32")
-        })
-    });
     Ok(Facts {
-        keys: keys.transpose()?,
+        keys: AdminKeys::of(&loaded.config)?,
         message_bytes_max: loaded.config.limits.max_message_bytes,
         settings: explained(loaded),
     })

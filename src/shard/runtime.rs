@@ -112,7 +112,7 @@ pub fn serve(loaded: &Loaded, surroundings: Surroundings) -> Result<(), ServeErr
         }),
     };
     let admin = admin::spawn(&config.admin_listen, subject)?;
-    announce(&layout, &server.addresses, tls.is_some(), admin.addresses());
+    announce(&layout, config, &server.addresses, admin.addresses());
     forward_signals(signals, notify)?;
     readiness.enter(readiness::Stage::Ready);
     let result = server.wait(&notices, &readiness, &mut running, config.drain_timeout);
@@ -450,8 +450,8 @@ fn forward_signals(mut signals: Signals, notify: Sender<Notice>) -> io::Result<(
 }
 
 /// Tells the operator where the server is, and how to try it.
-fn announce(layout: &Layout, addresses: &[(Port, SocketAddr)], has_tls: bool, admin: &[SocketAddr]) {
-    let (web, lines) = if has_tls { ("https", "tls://") } else { ("http", "") };
+fn announce(layout: &Layout, config: &Config, addresses: &[(Port, SocketAddr)], admin: &[SocketAddr]) {
+    let (web, lines) = if config.tls.certificate_file.is_some() { ("https", "tls://") } else { ("http", "") };
     println!("hubbub {}: {}", env!("CARGO_PKG_VERSION"), layout.explanation);
     for (port, address) in addresses {
         match port {
@@ -463,7 +463,8 @@ fn announce(layout: &Layout, addresses: &[(Port, SocketAddr)], has_tls: bool, ad
         println!("  metrics and health        http://{address}/metrics");
     }
     if let Some((_, address)) = addresses.iter().find(|(port, _)| *port == Port::Http) {
-        println!("Try it: open {web}://{address}/ in two tabs.");
+        let tokens = if config.auth == Auth::Token { ", with tokens that `hubbub token mint` makes" } else { "" };
+        println!("Try it: open {web}://{address}/ in two tabs{tokens}.");
     }
 }
 

@@ -87,12 +87,13 @@ fn keygen(algorithm: &str, path: &Path) -> Result<String, CliError> {
     let mut text = match &files.public {
         Some(public) => format!(
             "# {private} makes tokens: keep it to yourself, and away from the server if you can.\n\
-             # {} checks them. In the server's file:\nauth = \"token\"\n\n[token]\nkey_files = [{:?}]\n",
+             # {} checks them. In the server's file, where what has no [section] stands above those that have:\nauth = \"token\"\n\n[token]\nkey_files = [{:?}]\n",
             public.display(),
             absolute(public)
         ),
         None => format!(
-            "# {private} makes and checks tokens: keep it to yourself. In the server's file:\n\
+            "# {private} makes and checks tokens: keep it to yourself. In the server's file, where what has no [section] stands \
+             above those that have:\n\
              auth = \"token\"\n\n[token]\nsecret_file = {:?}\n",
             absolute(&files.private)
         ),

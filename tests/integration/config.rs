@@ -121,6 +121,11 @@ fn check_config_explains_where_values_come_from() {
     let output = run_to_end(&["check-config", "--config", &again.path()]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert_eq!(run_to_end(&["check-config", "--shards=0"]).status.code(), Some(2));
+    let without_key = run_to_end(&["check-config", "--admin-key-file=nowhere.key"]);
+    let complaint = String::from_utf8(without_key.stderr).unwrap();
+    assert_eq!(without_key.status.code(), Some(2), "{complaint}");
+    let whole = std::env::current_dir().unwrap().join("nowhere.key");
+    assert!(complaint.contains(&whole.display().to_string()), "{complaint}");
 }
 
 #[test]

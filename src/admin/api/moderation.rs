@@ -35,7 +35,7 @@ pub(super) struct InRoom {
     user: String,
     /// For how long, in milliseconds; without it there is no end.
     for_ms: Option<u64>,
-    /// Why, for people: the user is told.
+    /// Why, for people: the user reads it when it is refused for this.
     reason: Option<String>,
 }
 
@@ -45,7 +45,7 @@ pub(super) struct InRoom {
 pub(super) struct Term {
     /// In milliseconds; without it there is no end.
     for_ms: Option<u64>,
-    /// Why, for people: the user is told.
+    /// Why, for people: the user reads it when it is refused for this.
     reason: Option<String>,
 }
 
