@@ -21,7 +21,7 @@ export function claimsOf(token) {
 
 /** The token that an address brings in its fragment, and the fragment that is left without it; null when there is none. */
 export function tokenOfHash(hash) {
-  const found = /^#token=([^&]*)(?:&room=([^]*))?$/.exec(hash);
+  const found = /^#token=([^&]*)(?:&(room=[^]*))?$/.exec(hash);
   return found && { token: found[1].trim(), rest: found[2] ? `#${found[2]}` : '' };
 }
 

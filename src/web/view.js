@@ -317,8 +317,8 @@ export class View {
     remember('sessionStorage', 'hubbub.tab', { name: me, rooms: entered });
     const address = current === null ? location.pathname : hashOfRoom(current);
     const named = roomOfHash(location.hash);
-    if (current === null || named !== current) {
-      history[rooms.has(named) ? 'pushState' : 'replaceState'](null, '', address);
+    if (current === null || location.hash !== address) {
+      history[named !== current && rooms.has(named) ? 'pushState' : 'replaceState'](null, '', address);
     }
   }
 

@@ -74,13 +74,16 @@ describe('text', () => {
 
   test('the token of an address is told from its room', () => {
     assert.deepEqual(client.tokenOfHash('#token=a.b-_.c'), { token: 'a.b-_.c', rest: '' });
-    assert.deepEqual(client.tokenOfHash('#token=a.b.c&room=gr%C3%B6%C3%9Fe%201'), { token: 'a.b.c', rest: '#gr%C3%B6%C3%9Fe%201' });
+    assert.deepEqual(client.tokenOfHash('#token=a.b.c&room=gr%C3%B6%C3%9Fe%201'), { token: 'a.b.c', rest: '#room=gr%C3%B6%C3%9Fe%201' });
     for (const hash of ['', '#', '#lobby', client.hashOfRoom('token=a.b.c'), '?token=a.b.c']) assert.equal(client.tokenOfHash(hash), null, hash);
   });
 
   test('a room in an address survives the way there and back', () => {
-    for (const name of ['lobby', 'größe 1', '100%', '#', 'a/b?c']) assert.equal(client.roomOfHash(client.hashOfRoom(name)), name);
+    for (const name of ['lobby', 'größe 1', '100%', '#', 'a/b?c', 'a=b', 'room=a', 'room']) assert.equal(client.roomOfHash(client.hashOfRoom(name)), name);
     assert.equal(client.roomOfHash('#%E0%A4%A'), '');
+    const links = { '#team-1': 'team-1', '#room=team-1': 'team-1', '#room=gr%C3%B6%C3%9Fe%201': 'größe 1', '#room%3Da': 'room=a', '#room=room=a': 'room=a', '#a=room=b': 'a=room=b', '#rooms=a': 'rooms=a', '#room': 'room', '#room=': '' };
+    for (const [hash, room] of Object.entries(links)) assert.equal(client.roomOfHash(hash), room, hash);
+    assert.equal(client.roomOfHash(client.tokenOfHash('#token=a.b.c&room=room=a').rest), 'room=a');
     assert.equal(client.roomOfHash(''), '');
   });
 });

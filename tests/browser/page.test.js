@@ -191,6 +191,26 @@ describe('rooms', () => {
     calm(ann, bob);
   });
 
+  test('are named by a link in either form, also where the name has an equals sign', async () => {
+    const ann = await arrive(null, { fragment: 'room=team-1' });
+    assert.equal(await ann.page.locator('#room-input').inputValue(), 'team-1');
+    await ann.enter('ann');
+    const open = async (name, hash) => {
+      await ann.page.getByRole('heading', { level: 1, name, exact: true }).waitFor();
+      await until(() => new URL(ann.page.url()).hash === hash, `the address is ${hash}`);
+    };
+    await open('team-1', '#team-1');
+    for (const [hash, name] of [['#room=den', 'den'], ['#lobby', 'lobby'], ['#room%3Dden', 'room=den']]) {
+      await ann.page.evaluate((to) => location.assign(to), hash);
+      await open(name, `#${encodeURIComponent(name)}`);
+    }
+    await ann.page.reload();
+    await ann.online();
+    await open('room=den', '#room%3Dden');
+    assert.deepEqual(await ann.page.locator('#joined-list [data-act="open"]').evaluateAll((rows) => rows.map((row) => row.dataset.room)), ['team-1', 'den', 'lobby', 'room=den']);
+    calm(ann);
+  });
+
   test('with a long past are read page by page, and the page stays small', async () => {
     const talker = await line('talker', 'lobby');
     const numbers = (from, to) => Array.from({ length: to - from + 1 }, (_, at) => `number ${from + at}`);
