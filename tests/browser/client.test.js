@@ -847,7 +847,9 @@ describe('connection', () => {
     assert.match(after(4599, { reason: 'out of order' }).text, /out of order/);
     for (const code of [4501, 4502, 4503, 4505, 4506]) assert.doesNotMatch(after(code, { reason: 'jargon' }).text, /jargon|\d{4}/, `${code}`);
     for (const code of [4003, 4009]) assert.deepEqual([after(code, { random: 0 }).delayMs, after(code).delayMs], [5_000, 6_000], `${code}`);
-    assert.deepEqual([4002, 4502, 4503, 4505, 4506].filter((code) => after(code).needsToken), [4002, 4502, 4503]);
+    assert.deepEqual([4002, 4502, 4503, 4505, 4506].filter((code) => after(code).needsToken), [4002, 4503]);
+    assert.deepEqual([4002, 4501, 4502, 4503, 4505, 4506].filter((code) => after(code).barred), [4502, 4505]);
+    assert.match(after(4502).text, /withdrawn.*ban.*token/);
     assert.equal(after(4002).reconnect, false);
     assert.equal(after(1012, { retryAfterMs: 3_210 }).delayMs, 3_210);
     assert.equal(after(1012, { retryAfterMs: 3_210, attempt: 1 }).delayMs, 2_000);
@@ -1080,6 +1082,35 @@ describe('tokens', () => {
     }
   });
 
+  test('are asked for in words for people where only a name was given', () => {
+    const { env, chat, refused } = chatOnline();
+    env.socket.drop();
+    waitForDial(env);
+    env.socket.accept();
+    const { id } = env.socket.take('connect');
+    env.socket.push({ type: 'error', id, code: 'unauthorized', message: 'connect with `token`', temporary: false });
+    assert.equal(refused(), 'This server asks for a token. Paste the one you were given.');
+    assert.deepEqual([chat.connection.text, chat.connection.needsToken], [refused(), true]);
+  });
+
+  test('of those who are kept out for now are shown again when they try again, and the server says why it refuses', () => {
+    const token = tokenOf('ann');
+    const { env, chat, refused } = withToken(token);
+    env.socket.drop(4502, 'access revoked');
+    env.pass(600_000);
+    assert.deepEqual([chat.connection.phase, chat.connection.barred, chat.connection.needsToken, env.sockets.length], ['stopped', true, false, 1]);
+    chat.connection.retryNow();
+    assert.equal(chat.connection.barred, false);
+    env.socket.accept();
+    const connect = env.socket.take('connect');
+    assert.equal(connect.token, token);
+    env.socket.push({ type: 'error', id: connect.id, code: 'forbidden', message: 'you are banned', temporary: false });
+    assert.deepEqual([chat.connection.text, refused, chat.connection.barred], ['you are banned', ['you are banned'], true]);
+    chat.connection.retryNow();
+    welcome(env.socket);
+    assert.deepEqual([chat.connection.phase, chat.connection.barred], ['online', false]);
+  });
+
   test('are forgotten with everything else when one signs out', () => {
     const { env, chat, room, told } = withToken();
     env.socket.drop();
@@ -1169,7 +1200,7 @@ describe('being put out', () => {
       [{ type: 'kicked', reason: 'kicked', by: 'bob' }, /^You were put out by bob\.$/],
       [{ type: 'kicked', reason: 'banned', by: 'bob', until }, /^You were banned by bob until .*2023/],
       [{ type: 'kicked', reason: 'banned' }, /^You were banned\.$/],
-      [{ type: 'kicked', reason: 'forbidden' }, /token does not open/],
+      [{ type: 'kicked', reason: 'forbidden' }, /^You may no longer be in this room\.$/],
       [{ type: 'kicked', reason: 'consumer_replaced' }, /Another program/],
       [{ type: 'closed' }, /host closed this room/],
     ];
