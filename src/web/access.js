@@ -21,9 +21,12 @@ export function claimsOf(token) {
 
 /** The token that an address brings in its fragment, and the fragment that is left without it; null when there is none. */
 export function tokenOfHash(hash) {
-  const found = /^#token=([^&]*)(?:&room=([^]*))?$/.exec(hash);
+  const found = /^#token=([^&]*)(?:&(room=[^]*))?$/.exec(hash);
   return found && { token: found[1].trim(), rest: found[2] ? `#${found[2]}` : '' };
 }
+
+/** After a fresh token, or a changed rule: the server does not say which. */
+export const MAY_NO_LONGER = 'You may no longer be in this room.';
 
 /** Why one is no longer in a room, for people: of the events `kicked` and `closed`. */
 export function describePutOut({ type, reason, by, until }) {
@@ -33,7 +36,7 @@ export function describePutOut({ type, reason, by, until }) {
     case 'banned':
       return `You were banned${from}${until ? ` until ${describeTime(until)}` : ''}.`;
     case 'forbidden':
-      return 'Your fresh token does not open it.';
+      return MAY_NO_LONGER;
     case 'consumer_replaced':
       return 'Another program of yours reads this room now.';
     default:

@@ -62,7 +62,7 @@ export class Chat {
       phase: (phase, code) => this.#phase(phase, code),
       welcome: (reply) => this.#welcome(reply),
       push: (event) => this.#push(event),
-      refused: (error) => page.refused(error.message),
+      refused: (text) => page.refused(text),
       positions: () => this.#positions(),
     });
   }

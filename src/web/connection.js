@@ -22,18 +22,18 @@ export function backoffMs(attempt, random) {
 }
 
 /**
- * What to do when a connection has ended: `{reconnect, delayMs, text, needsToken}`. Close codes from 4500 to 4999, and those
- * that say that this client is wrong, are final; a time that the server named is kept.
+ * What to do when a connection has ended: `{reconnect, delayMs, text, needsToken, barred}`. Close codes from 4500 to 4999, and
+ * those that say that this client is wrong, are final; a time that the server named is kept.
  */
 export function afterClose({ code, reason = '', attempt, random, retryAfterMs = null }) {
   const final = code === TOKEN_EXPIRED || (code >= 4500 && code <= 4999) || [1002, 1003, 1007, 1008, 1010].includes(code);
   if (final) {
     const text = FINAL_TEXTS[code] ?? `The server closed the connection: ${reason || `code ${code}`}.`;
-    return { reconnect: false, delayMs: 0, text, needsToken: [TOKEN_EXPIRED, 4502, 4503].includes(code) };
+    return { reconnect: false, delayMs: 0, text, needsToken: [TOKEN_EXPIRED, 4503].includes(code), barred: [4502, 4505].includes(code) };
   }
   const leastMs = code === 4003 || code === 4009 ? CALM_DOWN_MS : 0;
   const delayMs = retryAfterMs !== null && attempt === 0 ? retryAfterMs : leastMs + backoffMs(attempt, random);
-  return { reconnect: true, delayMs, text: CLOSE_TEXTS[code] ?? 'The connection was lost.', needsToken: false };
+  return { reconnect: true, delayMs, text: CLOSE_TEXTS[code] ?? 'The connection was lost.', needsToken: false, barred: false };
 }
 
 const TOKEN_EXPIRED = 4002;
@@ -41,7 +41,7 @@ const TOKEN_EXPIRED = 4002;
 const FINAL_TEXTS = {
   [TOKEN_EXPIRED]: 'Your token has expired.',
   4501: 'This session went on in another place.',
-  4502: 'Your access was revoked. Ask whoever gave it to you.',
+  4502: 'Your access was withdrawn (a ban, or a revoked token).',
   4503: 'The server does not let you in without a good token.',
   4505: 'The server forbids you to be here.',
   4506: 'An operator ended your connection.',
@@ -64,7 +64,7 @@ const CLOSE_TEXTS = {
  * phase  idle → connecting → online → waiting → connecting …, or stopped for good
  * `env`    {open(url) → socket, now(), random(), later(ms, run) → handle, cancel(handle), uuid(),
  *          load(storage, key), save(storage, key, value), forget(storage, key)}
- * `events` {phase(), welcome(reply), push(event), refused(error), positions() → the last position seen of each room}
+ * `events` {phase(), welcome(reply), push(event), refused(text), positions() → the last position seen of each room}
  */
 export class Connection {
   phase = 'idle';
@@ -72,6 +72,7 @@ export class Connection {
   retryAt = 0; // when 'waiting' ends
   closing = false; // the server has announced the end of this connection
   needsToken = false; // it stopped, and only a good token brings it back
+  barred = false; // it stopped, and whoever is kept out may try again once that has changed
   expires = null; // when the token ends, in Unix ms
 
   #env;
@@ -116,7 +117,7 @@ export class Connection {
   /** Ends the connection and does not dial again. */
   stop(text) {
     this.#drop();
-    this.needsToken = false;
+    this.needsToken = this.barred = false;
     this.#become(text ? 'stopped' : 'idle', text);
   }
 
@@ -168,7 +169,7 @@ export class Connection {
 
   #dial() {
     this.#drop();
-    this.needsToken = false;
+    this.needsToken = this.barred = false;
     this.#become('connecting', this.text);
     const socket = this.#env.open(this.#url);
     this.#socket = socket;
@@ -188,9 +189,12 @@ export class Connection {
       if (reply.temporary) {
         this.#lost(1013, '');
       } else {
-        this.stop(reply.message);
-        this.needsToken = reply.code === 'unauthorized' || reply.code === 'expired';
-        this.#events.refused(reply);
+        const needsToken = reply.code === 'unauthorized' || reply.code === 'expired';
+        const text = needsToken && this.#token === null ? 'This server asks for a token. Paste the one you were given.' : reply.message;
+        this.stop(text);
+        this.needsToken = needsToken;
+        this.barred = reply.code === 'forbidden';
+        this.#events.refused(text);
       }
       return;
     }
@@ -232,6 +236,7 @@ export class Connection {
     if (!next.reconnect) {
       if (code !== TOKEN_EXPIRED) this.#session = null;
       this.needsToken = next.needsToken;
+      this.barred = next.barred;
       this.#become('stopped', next.text);
       return;
     }

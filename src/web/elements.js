@@ -75,9 +75,9 @@ export function make(tag, attributes, ...children) {
   return node;
 }
 
-/** The server's words as a sentence of the page. */
+/** The server's words as a sentence of the page, without marks of code. */
 export function sentence(text) {
-  const trimmed = withTimes(text.trim());
+  const trimmed = withTimes(text.replaceAll('`', '').trim());
   if (trimmed === '') return '';
   return trimmed[0].toUpperCase() + trimmed.slice(1) + (/[.!?…]$/.test(trimmed) ? '' : '.');
 }

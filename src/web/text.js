@@ -59,10 +59,10 @@ export function describeContent(content) {
   return typeof content === 'string' ? { text: content } : { code: JSON.stringify(content) };
 }
 
-/** The room that an address names in its fragment, or ''. */
+/** The room that an address names in its fragment, as `#ROOM` or as `#room=ROOM`, or ''. */
 export function roomOfHash(hash) {
   try {
-    return decodeURIComponent(hash.replace(/^#/, '')).trim();
+    return decodeURIComponent(hash.replace(/^#(room=)?/, '')).trim();
   } catch {
     return '';
   }

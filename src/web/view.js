@@ -1,7 +1,7 @@
 // The page. Only this file, its dialogs and `elements.js` touch the document, and none ever writes markup: text from others
 // reaches the page as text nodes.
 
-import { EXPIRES_SOON_MS, claimsOf, tokenOfHash } from './access.js';
+import { EXPIRES_SOON_MS, MAY_NO_LONGER, claimsOf, tokenOfHash } from './access.js';
 import { browserEnv, forget, holdName, isHere, remember, remembered } from './browser.js';
 import { Chat, USERS_MAX } from './chat.js';
 import { inboxOf, parseDirect } from './direct.js';
@@ -202,7 +202,8 @@ export class View {
 
   /** The server does not take this name or this token. */
   #refused(text) {
-    const { needsToken } = this.#chat.connection;
+    const { needsToken, barred } = this.#chat.connection;
+    if (barred && this.#token !== null) return; // the banner says it: the token may be good again later
     if (needsToken) forget('sessionStorage', 'hubbub.token');
     this.#askWho({ error: sentence(text), byToken: needsToken });
   }
@@ -317,8 +318,8 @@ export class View {
     remember('sessionStorage', 'hubbub.tab', { name: me, rooms: entered });
     const address = current === null ? location.pathname : hashOfRoom(current);
     const named = roomOfHash(location.hash);
-    if (current === null || named !== current) {
-      history[rooms.has(named) ? 'pushState' : 'replaceState'](null, '', address);
+    if (current === null || location.hash !== address) {
+      history[named !== current && rooms.has(named) ? 'pushState' : 'replaceState'](null, '', address);
     }
   }
 
@@ -344,19 +345,21 @@ export class View {
     this.#$('rename').title = rename;
     const steady = phase === 'connecting' ? this.#phase : phase; // one attempt more is no news
     if (steady === this.#phase) return;
-    const told = { online: 'Connected.', waiting: 'Connection lost. Reconnecting.', stopped: `Disconnected. ${text}` }[steady];
+    const told = { online: 'Connected.', waiting: 'Connection lost. Reconnecting.', stopped: `Disconnected. ${sentence(text)}` }[steady];
     if (told) this.#$('announcer').textContent = told;
     this.#phase = steady;
   }
 
   #drawBanner() {
-    const { text, action } = this.#bannerNow();
+    const { text, action, other } = this.#bannerNow();
     this.#$('banner').hidden = text === '';
-    if (text === '' || !this.#isStale('banner', [text, action?.label])) return;
+    if (text === '' || !this.#isStale('banner', [text, action?.label, other?.label])) return;
     this.#$('banner-text').textContent = text;
-    this.#$('banner-action').hidden = !action;
-    this.#$('banner-action').textContent = action?.label ?? '';
-    this.#$('banner-action').onclick = () => action?.run();
+    for (const [id, offer] of Object.entries({ 'banner-action': action, 'banner-other': other })) {
+      this.#$(id).hidden = !offer;
+      this.#$(id).textContent = offer?.label ?? '';
+      this.#$(id).onclick = () => offer?.run();
+    }
   }
 
   /** What stands between the reader and the room just now. */
@@ -366,8 +369,12 @@ export class View {
     const retry = () => connection.retryNow();
     if (connection.phase === 'connecting') return { text: this.#phase === '' ? 'Connecting…' : 'Reconnecting…' };
     const freshToken = { label: 'Use a fresh token', run: () => this.#askWho({ byToken: true, lead: 'Paste a fresh token to go on where you were.' }) };
-    if (connection.phase === 'stopped' && connection.needsToken && this.#token !== null) return { text: connection.text, action: freshToken };
-    if (connection.phase === 'stopped') return { text: connection.text, action: { label: 'Connect again', run: retry } };
+    if (connection.phase === 'stopped') {
+      const text = sentence(connection.text);
+      if (connection.barred) return { text, action: { label: 'Try again', run: retry }, other: this.#token === null ? null : freshToken };
+      if (connection.needsToken && this.#token !== null) return { text, action: freshToken };
+      return { text, action: { label: 'Connect again', run: retry } };
+    }
     if (connection.phase === 'waiting') {
       const seconds = Math.max(1, Math.ceil((connection.retryAt - Date.now()) / 1_000));
       const why = navigator.onLine ? connection.text : 'This device is offline.';
@@ -379,7 +386,8 @@ export class View {
       return { text: `Your token ends in ${seconds} s.`, action: freshToken };
     }
     if (room?.membership === 'refused') {
-      return { text: `You are not in this room. ${sentence(room.why)}`, action: { label: 'Try again', run: () => this.#chat.enterAgain(room) } };
+      const text = room.why === MAY_NO_LONGER ? room.why : `You are not in this room. ${sentence(room.why)}`;
+      return { text, action: { label: 'Try again', run: () => this.#chat.enterAgain(room) } };
     }
     if (room?.membership === 'joining' && room.why) return { text: `Waiting to enter. ${sentence(room.why)}` };
     return { text: '' };

@@ -74,13 +74,16 @@ describe('text', () => {
 
   test('the token of an address is told from its room', () => {
     assert.deepEqual(client.tokenOfHash('#token=a.b-_.c'), { token: 'a.b-_.c', rest: '' });
-    assert.deepEqual(client.tokenOfHash('#token=a.b.c&room=gr%C3%B6%C3%9Fe%201'), { token: 'a.b.c', rest: '#gr%C3%B6%C3%9Fe%201' });
+    assert.deepEqual(client.tokenOfHash('#token=a.b.c&room=gr%C3%B6%C3%9Fe%201'), { token: 'a.b.c', rest: '#room=gr%C3%B6%C3%9Fe%201' });
     for (const hash of ['', '#', '#lobby', client.hashOfRoom('token=a.b.c'), '?token=a.b.c']) assert.equal(client.tokenOfHash(hash), null, hash);
   });
 
   test('a room in an address survives the way there and back', () => {
-    for (const name of ['lobby', 'größe 1', '100%', '#', 'a/b?c']) assert.equal(client.roomOfHash(client.hashOfRoom(name)), name);
+    for (const name of ['lobby', 'größe 1', '100%', '#', 'a/b?c', 'a=b', 'room=a', 'room']) assert.equal(client.roomOfHash(client.hashOfRoom(name)), name);
     assert.equal(client.roomOfHash('#%E0%A4%A'), '');
+    const links = { '#team-1': 'team-1', '#room=team-1': 'team-1', '#room=gr%C3%B6%C3%9Fe%201': 'größe 1', '#room%3Da': 'room=a', '#room=room=a': 'room=a', '#a=room=b': 'a=room=b', '#rooms=a': 'rooms=a', '#room': 'room', '#room=': '' };
+    for (const [hash, room] of Object.entries(links)) assert.equal(client.roomOfHash(hash), room, hash);
+    assert.equal(client.roomOfHash(client.tokenOfHash('#token=a.b.c&room=room=a').rest), 'room=a');
     assert.equal(client.roomOfHash(''), '');
   });
 });
@@ -844,7 +847,9 @@ describe('connection', () => {
     assert.match(after(4599, { reason: 'out of order' }).text, /out of order/);
     for (const code of [4501, 4502, 4503, 4505, 4506]) assert.doesNotMatch(after(code, { reason: 'jargon' }).text, /jargon|\d{4}/, `${code}`);
     for (const code of [4003, 4009]) assert.deepEqual([after(code, { random: 0 }).delayMs, after(code).delayMs], [5_000, 6_000], `${code}`);
-    assert.deepEqual([4002, 4502, 4503, 4505, 4506].filter((code) => after(code).needsToken), [4002, 4502, 4503]);
+    assert.deepEqual([4002, 4502, 4503, 4505, 4506].filter((code) => after(code).needsToken), [4002, 4503]);
+    assert.deepEqual([4002, 4501, 4502, 4503, 4505, 4506].filter((code) => after(code).barred), [4502, 4505]);
+    assert.match(after(4502).text, /withdrawn.*ban.*token/);
     assert.equal(after(4002).reconnect, false);
     assert.equal(after(1012, { retryAfterMs: 3_210 }).delayMs, 3_210);
     assert.equal(after(1012, { retryAfterMs: 3_210, attempt: 1 }).delayMs, 2_000);
@@ -1077,6 +1082,35 @@ describe('tokens', () => {
     }
   });
 
+  test('are asked for in words for people where only a name was given', () => {
+    const { env, chat, refused } = chatOnline();
+    env.socket.drop();
+    waitForDial(env);
+    env.socket.accept();
+    const { id } = env.socket.take('connect');
+    env.socket.push({ type: 'error', id, code: 'unauthorized', message: 'connect with `token`', temporary: false });
+    assert.equal(refused(), 'This server asks for a token. Paste the one you were given.');
+    assert.deepEqual([chat.connection.text, chat.connection.needsToken], [refused(), true]);
+  });
+
+  test('of those who are kept out for now are shown again when they try again, and the server says why it refuses', () => {
+    const token = tokenOf('ann');
+    const { env, chat, refused } = withToken(token);
+    env.socket.drop(4502, 'access revoked');
+    env.pass(600_000);
+    assert.deepEqual([chat.connection.phase, chat.connection.barred, chat.connection.needsToken, env.sockets.length], ['stopped', true, false, 1]);
+    chat.connection.retryNow();
+    assert.equal(chat.connection.barred, false);
+    env.socket.accept();
+    const connect = env.socket.take('connect');
+    assert.equal(connect.token, token);
+    env.socket.push({ type: 'error', id: connect.id, code: 'forbidden', message: 'you are banned', temporary: false });
+    assert.deepEqual([chat.connection.text, refused, chat.connection.barred], ['you are banned', ['you are banned'], true]);
+    chat.connection.retryNow();
+    welcome(env.socket);
+    assert.deepEqual([chat.connection.phase, chat.connection.barred], ['online', false]);
+  });
+
   test('are forgotten with everything else when one signs out', () => {
     const { env, chat, room, told } = withToken();
     env.socket.drop();
@@ -1166,7 +1200,7 @@ describe('being put out', () => {
       [{ type: 'kicked', reason: 'kicked', by: 'bob' }, /^You were put out by bob\.$/],
       [{ type: 'kicked', reason: 'banned', by: 'bob', until }, /^You were banned by bob until .*2023/],
       [{ type: 'kicked', reason: 'banned' }, /^You were banned\.$/],
-      [{ type: 'kicked', reason: 'forbidden' }, /token does not open/],
+      [{ type: 'kicked', reason: 'forbidden' }, /^You may no longer be in this room\.$/],
       [{ type: 'kicked', reason: 'consumer_replaced' }, /Another program/],
       [{ type: 'closed' }, /host closed this room/],
     ];

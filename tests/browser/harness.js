@@ -1,7 +1,8 @@
 // The real server, a proxy that can cut connections, people with browsers, and one without.
 
 import { execFileSync, spawn } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { randomBytes } from 'node:crypto';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import net from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -55,6 +56,28 @@ export class Key {
 
   #run(...args) {
     return execFileSync(serverBinary(), ['token', ...args], { encoding: 'utf8', stdio: 'pipe' });
+  }
+
+  end() {
+    rmSync(this.#folder, { recursive: true, force: true });
+  }
+}
+
+/** A key to the admin API: `flags` have a server take it. */
+export class AdminKey {
+  #folder = mkdtempSync(path.join(tmpdir(), 'hubbub-admin-'));
+  #secret = randomBytes(24).toString('hex');
+
+  constructor() {
+    const file = path.join(this.#folder, 'keys');
+    writeFileSync(file, `ops:${this.#secret}\n`, { mode: 0o600 });
+    this.flags = ['--admin-key-file', file];
+  }
+
+  async post(server, to, body = {}) {
+    const headers = { authorization: `Bearer ${this.#secret}`, 'content-type': 'application/json' };
+    const answer = await fetch(`http://127.0.0.1:${server.adminPort}/api/v1/${to}`, { method: 'POST', headers, body: JSON.stringify(body) });
+    if (!answer.ok) throw new Error(`${to}: ${await answer.text()}`);
   }
 
   end() {

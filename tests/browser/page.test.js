@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
 
 import { client } from './fake.js';
-import { DESKTOP, Key, Line, PHONE, Person, Proxy, Server, accessibilityFaults, launchBrowser, until } from './harness.js';
+import { AdminKey, DESKTOP, Key, Line, PHONE, Person, Proxy, Server, accessibilityFaults, launchBrowser, until } from './harness.js';
 
 let browser;
 let server;
@@ -35,10 +35,10 @@ async function serverWith(...flags) {
 }
 
 /** A server that wants tokens; gives the key that makes them. */
-async function serverWithKey() {
+async function serverWithKey(...flags) {
   const key = new Key();
   leaving.push(() => key.end());
-  await serverWith(...key.flags);
+  await serverWith(...key.flags, ...flags);
   return key;
 }
 
@@ -189,6 +189,26 @@ describe('rooms', () => {
     await ann.page.getByText(/^You are not in this room\./).waitFor();
     assert.ok(await ann.composer.isDisabled());
     calm(ann, bob);
+  });
+
+  test('are named by a link in either form, also where the name has an equals sign', async () => {
+    const ann = await arrive(null, { fragment: 'room=team-1' });
+    assert.equal(await ann.page.locator('#room-input').inputValue(), 'team-1');
+    await ann.enter('ann');
+    const open = async (name, hash) => {
+      await ann.page.getByRole('heading', { level: 1, name, exact: true }).waitFor();
+      await until(() => new URL(ann.page.url()).hash === hash, `the address is ${hash}`);
+    };
+    await open('team-1', '#team-1');
+    for (const [hash, name] of [['#room=den', 'den'], ['#lobby', 'lobby'], ['#room%3Dden', 'room=den']]) {
+      await ann.page.evaluate((to) => location.assign(to), hash);
+      await open(name, `#${encodeURIComponent(name)}`);
+    }
+    await ann.page.reload();
+    await ann.online();
+    await open('room=den', '#room%3Dden');
+    assert.deepEqual(await ann.page.locator('#joined-list [data-act="open"]').evaluateAll((rows) => rows.map((row) => row.dataset.room)), ['team-1', 'den', 'lobby', 'room=den']);
+    calm(ann);
   });
 
   test('with a long past are read page by page, and the page stays small', async () => {
@@ -447,7 +467,9 @@ describe('a token', () => {
     const ann = await arrive(null, { room: 'team-1' });
     await ann.page.getByRole('textbox', { name: 'Your name' }).fill('ann');
     await ann.page.getByRole('button', { name: 'Enter' }).click();
-    await ann.page.getByRole('alert').getByText(/token/i).waitFor();
+    await ann.page.getByRole('alert').getByText('This server asks for a token. Paste the one you were given.').waitFor();
+    assert.ok(!(await ann.page.locator('body').innerText()).includes('`'), 'what programs are told is not shown');
+    await ann.picture('token-asked-light');
     await ann.page.getByRole('textbox', { name: 'Token' }).fill('ann');
     await ann.page.getByRole('button', { name: 'Enter' }).click();
     await ann.page.getByRole('alert').getByText('This is no token.').waitFor();
@@ -593,6 +615,60 @@ describe('a token', () => {
     await until(async () => !(await ann.composer.isDisabled()), 'she may write');
     await ann.say('my first words');
     await ann.sees('my first words');
+    calm(ann);
+  });
+});
+
+describe('whoever is kept out', () => {
+  test('of a room by a fresh token is told so', async () => {
+    const key = await serverWithKey();
+    const ann = await arriveBy(key.mint('ann', ['lobby=member']));
+    await ann.online();
+    await ann.page.getByRole('button', { name: 'Your token' }).click();
+    await ann.show(key.mint('ann', ['den=member']));
+    await ann.page.locator('#banner-text').getByText('You may no longer be in this room.', { exact: true }).waitFor();
+    await ann.picture('no-longer-light');
+    calm(ann);
+  });
+
+  test('of the server by token may try again with it, is told why not, and comes back once the ban is lifted', async () => {
+    const admin = new AdminKey();
+    leaving.push(() => admin.end());
+    const key = await serverWithKey(...admin.flags);
+    const ann = await arriveBy(key.mint('ann', ['lobby=member']));
+    await ann.online();
+    await admin.post(server, 'users/ann/ban', { for_ms: 3_600_000, reason: 'no `spam`' });
+    const banner = ann.page.locator('#banner');
+    await banner.getByText('Your access was withdrawn (a ban, or a revoked token).').waitFor();
+    await banner.getByRole('button', { name: 'Use a fresh token' }).waitFor();
+    await ann.picture('withdrawn-light');
+    assert.deepEqual(await accessibilityFaults(ann.page), []);
+    await banner.getByRole('button', { name: 'Try again' }).click();
+    await banner.getByText(/^You are banned from this server until [^(`]*\d\d:\d\d: no spam\.$/).waitFor();
+    await ann.picture('banned-from-server-light');
+    await ann.page.reload();
+    await banner.getByText(/^You are banned from this server/).waitFor();
+    await admin.post(server, 'users/ann/unban');
+    await banner.getByRole('button', { name: 'Try again' }).click();
+    await ann.online();
+    calm(ann);
+  });
+
+  test('of the server by name may try again under it, and is told why not', async () => {
+    const admin = new AdminKey();
+    leaving.push(() => admin.end());
+    await serverWith(...admin.flags);
+    const ann = await arrive('ann', PHONE);
+    await admin.post(server, 'users/ann/ban');
+    const banner = ann.page.locator('#banner');
+    await banner.getByText(/^Your access was withdrawn/).waitFor();
+    assert.deepEqual(await banner.getByRole('button').allTextContents(), ['Try again'], 'tokens are not spoken of');
+    await ann.picture('withdrawn-phone-light');
+    await banner.getByRole('button', { name: 'Try again' }).click();
+    await ann.page.getByRole('alert').getByText('You are banned from this server until someone lifts it.').waitFor();
+    await admin.post(server, 'users/ann/unban');
+    await ann.page.getByRole('button', { name: 'Enter' }).click();
+    await ann.online();
     calm(ann);
   });
 });
