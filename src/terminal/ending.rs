@@ -1,5 +1,7 @@
 //! How a connection ended, and what comes of it.
 
+use super::wire::Event;
+
 /// How a connection ended or failed.
 #[derive(Clone, Debug, Default)]
 pub struct Ending {
@@ -36,6 +38,15 @@ pub(super) fn close_text(code: u16) -> Option<&'static str> {
         4501 => "this session went on in another place",
         _ => return None,
     })
+}
+
+/// Why the server lets nobody in who connects like this, and what to do here.
+pub(super) fn refusal_text(error: &Event, has_token: bool) -> String {
+    let why = error.why();
+    if has_token || error.code.as_deref() != Some("unauthorized") {
+        return why;
+    }
+    format!("{why}: name the file with your token by --token-file FILE, or put the token into $HUBBUB_TOKEN")
 }
 
 const BACKOFF_MS: u64 = 1_000;

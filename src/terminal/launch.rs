@@ -64,6 +64,7 @@ fn prepare(options: &Options, is_plain: bool) -> Result<(Session, Dialler), Stri
         presence: !is_plain,
         history: options.history.unwrap_or(default_history),
         seed,
+        has_token: token.is_some(),
         renews_token: matches!(options.token, super::options::TokenSource::File(_)),
         insists: !is_plain,
     };

@@ -36,7 +36,10 @@ pub fn perform(session: &mut Session, current: Option<&str>, typed: Typed, now: 
         Typed::Leave(Some(name)) => session.leave(&name),
         in_room => match current {
             Some(current) => perform_in(session, current, in_room, now),
-            None => session.tell(None, "you are in no room: /join NAME enters one"),
+            None => match in_room {
+                Typed::Say(text) => session.cannot_say(&text, NO_ROOM),
+                _ => session.tell(None, NO_ROOM),
+            },
         },
     }
     After::Nothing
@@ -58,3 +61,5 @@ fn perform_in(session: &mut Session, room: &str, typed: Typed, now: Time) {
         _ => {}
     }
 }
+
+const NO_ROOM: &str = "you are in no room: /join NAME enters one";

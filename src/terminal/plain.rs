@@ -13,6 +13,7 @@ use super::happening::{HAPPENINGS_MAX, Happening, watch_signals};
 use super::network::{Dialler, Network};
 use super::outbox::WINDOW;
 use super::perform::{After, perform};
+use super::room::Membership;
 use super::session::{Output, Phase, Session};
 use crate::clock::{Clock, Time};
 
@@ -56,6 +57,8 @@ struct Pipe {
 enum State {
     /// More input may come.
     Open,
+    /// We are in no room any more. What was written before anybody could know it is read until then, monotonic milliseconds.
+    PutOut { until_ms: u64 },
     /// None will come. What is missing (a connection, or a replay) is waited for until then, monotonic milliseconds.
     Ending { until_ms: Option<u64> },
     /// It is over.
@@ -108,9 +111,6 @@ impl Pipe {
             }
             Some(Ok(typed)) => typed,
         };
-        if self.current.is_none() && matches!(typed, command::Typed::Say(_)) {
-            self.all_well = false;
-        }
         match perform(&mut self.session, self.current.as_deref(), typed, now) {
             After::Nothing | After::Numbers => {}
             After::Show(name) => self.current = Some(name),
@@ -155,8 +155,21 @@ impl Pipe {
     fn look(&mut self, now: Time) {
         let is_settled = self.session.is_settled();
         self.begun |= is_settled;
+        let rooms = self.session.rooms();
+        let is_out = !rooms.is_empty() && rooms.iter().all(|room| matches!(room.membership, Membership::Out(_)));
+        self.state = match self.state {
+            State::Open if is_out => {
+                self.all_well = false;
+                State::PutOut { until_ms: now.ms() + PUT_OUT_MS_MAX }
+            }
+            State::PutOut { .. } if !is_out => State::Open,
+            State::PutOut { until_ms } if until_ms <= now.ms() => State::Ending { until_ms: None },
+            state => state,
+        };
         match self.state {
-            State::Open if self.begun && !self.reading && self.session.outbox().owed() < WINDOW => {
+            State::Open | State::PutOut { .. }
+                if self.begun && !self.reading && self.session.outbox().owed() < WINDOW =>
+            {
                 self.reading = self.permits.try_send(()).is_ok();
             }
             State::Ending { .. } if is_settled && !self.session.is_replaying() => self.state = State::Done,
@@ -180,7 +193,8 @@ impl Pipe {
     fn pause(&self, now: Time) -> Duration {
         let ending = match self.state {
             State::Ending { until_ms } => until_ms,
-            _ => None,
+            State::PutOut { until_ms } => Some(until_ms),
+            State::Open | State::Done => None,
         };
         let next = self.session.deadline_ms().into_iter().chain(ending).min();
         next.map_or(LONGEST, |at| Duration::from_millis(at.saturating_sub(now.ms())).min(LONGEST))
@@ -226,6 +240,8 @@ fn tell(what: &str) -> io::Result<()> {
 
 /// How long the end waits for a connection.
 const OFFLINE_MS_MAX: u64 = 30_000;
+/// How long lines are read after the last room is gone.
+const PUT_OUT_MS_MAX: u64 = 1_000;
 /// How long the end waits for a replay.
 const REPLAY_MS_MAX: u64 = 2_000;
 const LINE_BYTES_MAX: u64 = 1024 * 1024;

@@ -25,6 +25,8 @@ pub struct Room {
     pub older: Older,
     /// The replay is over when the stream has come this far.
     pub replays_to: Option<u64>,
+    /// Whether the entry that was last asked for has been told; coming back after a lost connection is none.
+    pub announced: bool,
     epoch: Option<String>,
     /// How often the log has begun again; the first part of an item's place.
     life: u32,
@@ -101,6 +103,7 @@ impl Room {
             users: None,
             older: Older::More,
             replays_to: None,
+            announced: false,
             epoch: None,
             life: 0,
             seen: 0,

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use ahash::HashMap;
 use serde_json::{Value, json};
 
-use super::ending::{Ending, backoff_ms, close_text, is_final_code};
+use super::ending::{Ending, backoff_ms, close_text, is_final_code, refusal_text};
 use super::outbox::Outbox;
 use super::room::{Membership, Room};
 use super::text;
@@ -31,6 +31,8 @@ pub struct Setup {
     pub history: u64,
     /// Random: begins the key of each message, and spreads attempts to come back.
     pub seed: u64,
+    /// Whether there is a token to show.
+    pub has_token: bool,
     /// Whether a token that has expired may be replaced by a fresh one.
     pub renews_token: bool,
     /// Whether to dial again although the server was never reached.
@@ -52,7 +54,7 @@ pub enum Output {
     Status(String),
     /// A person should know this; of one room, or of all.
     Told { room: Option<String>, text: String },
-    /// That room cannot be entered, or that cannot be done.
+    /// That room cannot be entered, or that cannot be done or said.
     Refused(String),
     /// A message was given up: which, and why.
     Unsent(String),
@@ -392,7 +394,7 @@ impl Session {
                 event.code.as_deref() == Some("expired") && self.setup.renews_token && self.attempt < RENEWALS_MAX;
             let is_final = event.temporary != Some(true) && !expired;
             self.outputs.push_back(Output::HangUp);
-            self.lost(&Ending { code: None, why: event.why(), is_final }, now);
+            self.lost(&Ending { code: None, why: refusal_text(event, self.setup.has_token), is_final }, now);
             return;
         }
         self.me = text::harmless_line(event.user.as_deref().unwrap_or_default(), TOLD_BYTES_MAX);
@@ -405,8 +407,7 @@ impl Session {
         self.why.clear();
         let said = if self.was_online { "connected again as" } else { "connected as" };
         self.was_online = true;
-        let said = format!("{said} {}", self.me);
-        self.status(said);
+        self.status(format!("{said} {}", self.me));
         self.begin_rooms(event.resumed == Some(true));
     }
 

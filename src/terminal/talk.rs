@@ -35,7 +35,10 @@ impl Session {
         match self.room_mut(name) {
             None if is_full => self.tell(None, "you are in too many rooms: /leave one first"),
             None => self.rooms.push(Room::new(name)),
-            Some(room) if matches!(room.membership, Membership::Out(_)) => room.membership = Membership::Wanted,
+            Some(room) if matches!(room.membership, Membership::Out(_)) => {
+                room.membership = Membership::Wanted;
+                room.announced = false;
+            }
             Some(_) => {}
         }
         self.join_wanted();
@@ -60,13 +63,13 @@ impl Session {
     /// Says something in a room; it is sent when that is possible. Says whether it was taken.
     pub fn say(&mut self, room: &str, said: &str, now: Time) -> bool {
         match self.room(room).map(|room| &room.membership) {
-            None => self.tell(None, &format!("you are not in {room}: /join it first")),
+            None => self.cannot_say(said, &format!("you are not in {room}: /join it first")),
             Some(Membership::Out(why)) => {
                 let why = why.clone();
-                self.tell(Some(room), &why);
+                self.cannot_say(said, &why);
             }
             Some(_) if room.starts_with('@') => {
-                self.tell(Some(room), "this is what others say to you alone: answer with /msg USER TEXT");
+                self.cannot_say(said, "this is what others say to you alone: answer with /msg USER TEXT");
             }
             Some(_) => return self.put(room, None, said, now),
         }
@@ -222,17 +225,22 @@ impl Session {
     /// A message was given up.
     pub(super) fn unsent(&mut self, entry: &Entry) {
         if let super::outbox::State::Failed(why) = &entry.state {
-            let start = text::fit(&text::harmless_line(&entry.text, WHY_BYTES_MAX), 40);
-            let why = text::harmless_line(why, WHY_BYTES_MAX);
-            self.outputs.push_back(Output::Unsent(format!("not sent: “{start}”: {why}")));
+            self.outputs.push_back(Output::Unsent(unsent_text(&entry.text, why)));
         }
+    }
+
+    /// A message was not taken, so it is in no room to be seen there.
+    pub(super) fn cannot_say(&mut self, said: &str, why: &str) {
+        let text = unsent_text(said, why);
+        self.tell(None, &text);
+        self.outputs.push_back(Output::Refused(text));
     }
 
     fn put(&mut self, room: &str, to: Option<String>, said: &str, now: Time) -> bool {
         self.outbox.forget_failed(room);
         let key = self.fresh_key();
         if !self.outbox.push(key, room, to, said.to_owned()) {
-            self.tell(Some(room), "too many messages wait to be sent");
+            self.cannot_say(said, "too many messages wait to be sent");
             return false;
         }
         self.send_waiting(now);
@@ -251,12 +259,12 @@ impl Session {
         let replays = self.setup.history > 0;
         let (presence, wants_page) = (self.setup.presence, self.setup.presence || self.setup.history > 0);
         let Some(room) = self.room_mut(name) else { return };
-        let had_position = room.position().is_some();
+        let was_announced = std::mem::replace(&mut room.announced, true);
         let missed = room.entered(ok, replays);
         let members = room.members;
         if ok.recovered == Some(false) {
             self.tell(Some(name), "some messages may be missing here: the server could not replay all of them");
-        } else if !had_position {
+        } else if !was_announced {
             self.status(format!("in {}, {} here", text::harmless_line(name, WHY_BYTES_MAX), people(members)));
         }
         if missed && wants_page {
@@ -423,6 +431,11 @@ impl Session {
 fn because(event: &Event) -> String {
     let by = event.by.as_deref().map_or(String::new(), |by| format!(" by {by}"));
     event.reason.as_deref().map_or(String::new(), |reason| format!(" ({reason}{by})"))
+}
+
+fn unsent_text(said: &str, why: &str) -> String {
+    let start = text::fit(&text::harmless_line(said, WHY_BYTES_MAX), 40);
+    format!("not sent: “{start}”: {}", text::harmless_line(why, WHY_BYTES_MAX))
 }
 
 /// "1 person", "2 people".

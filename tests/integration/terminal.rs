@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use flume::Receiver;
 use serde_json::json;
 
-use crate::harness::{Deadline, Launch, PATIENCE, Server, until};
+use crate::harness::{Deadline, Issuer, Launch, PATIENCE, Server, until};
 
 /// A client with pipes at all ends. Killed when dropped.
 struct Chat {
@@ -202,6 +202,62 @@ fn a_refused_token_ends_with_one_and_says_why() {
         chat.told("unauthorized");
         assert_eq!(chat.wait(), Some(1));
     }
+}
+
+#[test]
+fn who_shows_no_token_is_told_how_to() {
+    let server = Issuer::new().launch("").start();
+    for address in addresses(&server) {
+        let mut chat = Chat::start(&[&address, "--plain", "--room", "lobby"]);
+        let told = chat.told("unauthorized");
+        assert!(told.contains("--token-file FILE") && told.contains("$HUBBUB_TOKEN"), "{told}");
+        assert_eq!(chat.wait(), Some(1));
+    }
+}
+
+#[test]
+fn what_cannot_be_said_is_told_and_ends_with_one() {
+    let server = Server::start();
+    let mut ann = server.member("ann", "team-1");
+    let mut chat =
+        Chat::start(&[&addresses(&server)[0], "--plain", "--room", "team-1", "--room", "ops", "--name", "bot"]);
+    chat.told("in team-1, 2 people here");
+    ann.ok(json!({"type": "kick", "room": "team-1", "user": "bot"}));
+    chat.told("you were removed from team-1 (kicked by ann)");
+    chat.write("ONE\n");
+    let told = chat.told("not sent");
+    assert!(told.contains("not sent: “ONE”: you were removed from team-1 (kicked by ann)"), "{told}");
+    chat.write("/join team-1\nTWO\n");
+    chat.told("in team-1, 2 people here");
+    assert_eq!(ann.expect("message")["content"], "TWO");
+    assert_eq!(chat.end(), Some(1));
+}
+
+#[test]
+fn who_is_in_no_room_any_more_ends_with_one_though_its_input_is_open() {
+    let server = Server::start();
+    for (kind, part) in [("kick", "(kicked by ann)"), ("ban", "(banned by ann)"), ("close", "lobby was closed")] {
+        let mut ann = server.member("ann", "lobby");
+        let mut chat = Chat::start(&[&addresses(&server)[0], "--plain", "--room", "lobby", "--name", kind]);
+        chat.told("in lobby");
+        ann.ok(json!({"type": kind, "room": "lobby", "user": kind}));
+        chat.told(part);
+        assert_eq!(chat.wait(), Some(1), "{kind}");
+    }
+}
+
+#[test]
+fn a_refused_room_is_told_once_and_what_was_for_it_is_not_sent() {
+    let server = Server::start();
+    let mut ann = server.member("ann", "lobby");
+    ann.ok(json!({"type": "ban", "room": "lobby", "user": "bot"}));
+    let mut chat = Chat::start(&[&addresses(&server)[0], "--plain", "--room", "lobby", "--name", "bot"]);
+    chat.write("line\n");
+    assert_eq!(chat.end(), Some(1));
+    let told: Vec<String> = chat.status.iter().filter(|line| line.contains("cannot enter lobby")).collect();
+    let is_once =
+        told.len() == 2 && !told[0].contains("not sent") && told[1].contains("not sent: “line”: cannot enter");
+    assert!(is_once, "{told:?}");
 }
 
 #[test]
