@@ -291,13 +291,12 @@ fn retention_keeps_the_latest() {
         }
         last = ann.say_and_wait("short", "last");
     }
-    // It is done in the background.
+    // It is done in the background: a page that it overtakes between two reads lacks what went meanwhile.
     let kept = until("the oldest to go", || {
         let (messages, _) = page(&mut ann, "short", &json!({"after": 0, "limit": 1000}));
-        Some(seqs(&messages)).filter(|seqs| seqs.len() < 1_000)
+        Some(seqs(&messages)).filter(|seqs| seqs.len() < 1_000 && seqs.iter().copied().eq(seqs[0]..=last))
     });
-    assert!(kept.len() >= 10 && *kept.last().unwrap() == last, "{kept:?}");
-    assert_eq!(kept, (kept[0]..=last).collect::<Vec<_>>());
+    assert!(kept.len() >= 10, "{kept:?}");
     let mut bob = server.tcp_as("bob");
     let since = json!({"epoch": joined["epoch"], "seq": 1});
     let joined = bob.ok(json!({"type": "join", "room": "short", "since": since}));
